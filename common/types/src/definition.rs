@@ -1,0 +1,154 @@
+//! Workflow definitions as users write them. What makes one valid is the core's to say
+//! (`haltline_core::Plan`); this file is only their shape.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::Millis;
+
+/// A workflow: an immutable version of a directed acyclic graph of nodes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Definition {
+    /// The workflow's id: any text of 1 to 128 bytes without control characters.
+    pub id: String,
+    /// A name for people; the id if absent.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// The version: once stored under this name it never changes.
+    pub version: String,
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// The bot its executions belong to, unless a submission names another.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub bot_id: String,
+    /// The strategy its executions belong to, unless a submission names another.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub strategy_id: String,
+    /// How long an execution may take; after it no node starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Millis>,
+    /// The nodes, in any order.
+    pub nodes: Vec<NodeDef>,
+    /// Carried for editors, not interpreted.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub ui: Value,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NodeDef {
+    /// Unique in the workflow.
+    pub id: String,
+    /// A name for people; the id if absent.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Free text such as providers, conditions, actions; `type` decides what runs.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub category: String,
+    /// The node type that runs it.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Parameters of the type.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub params: serde_json::Map<String, Value>,
+    /// Named inputs, each from a node's output, the execution's input, or a literal.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, InputRef>,
+    /// Nodes that must have completed first, besides those that inputs name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<String>,
+    /// How long one attempt may run (default 30s).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Millis>,
+    /// What happens after a failed attempt (default: 3 attempts on connection and time-out errors).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryPolicy>,
+    /// Carried for editors, not interpreted.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub ui: Value,
+}
+
+/// Where an input comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum InputRef {
+    /// `{"node": "price", "output": "close"}`: an output of another node.
+    Node(NodeRef),
+    /// `{"input": "symbol"}`: a field of the execution's input.
+    Input(ExecutionInputRef),
+    /// `{"value": 10}`: a literal.
+    Value(LiteralRef),
+}
+
+/// An output of another node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRef {
+    /// The node's id.
+    pub node: String,
+    /// The output's name, or a JSON pointer into the outputs if it starts with `/`.
+    pub output: String,
+}
+
+/// A field of the execution's input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExecutionInputRef {
+    /// The field's name, or a JSON pointer into the input if it starts with `/`.
+    pub input: String,
+}
+
+/// A literal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LiteralRef {
+    /// The value itself.
+    pub value: Value,
+}
+
+/// Retry of a node. Delays grow exponentially with jitter, up to 60 s.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryPolicy {
+    /// Attempts in all, 1 to 20.
+    pub attempts: u32,
+    /// Delay before the second attempt.
+    pub delay: Millis,
+    /// Factor from one delay to the next.
+    pub factor: f64,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { attempts: 3, delay: Millis::secs(1), factor: 2.0 }
+    }
+}
+
+/// Looks `path` up in `value`: a field's name, or a JSON pointer if it starts with `/`.
+pub fn look_up<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
+    if path.starts_with('/') { value.pointer(path) } else { value.get(path) }
+}
+
+impl Definition {
+    /// The name for people.
+    pub fn title(&self) -> &str {
+        if self.name.is_empty() { &self.id } else { &self.name }
+    }
+    /// The JSON Schema of a definition.
+    pub fn json_schema() -> Value {
+        schemars::schema_for!(Definition).to_value()
+    }
+}
+
+impl NodeDef {
+    /// The name for people.
+    pub fn title(&self) -> &str {
+        if self.name.is_empty() { &self.id } else { &self.name }
+    }
+}

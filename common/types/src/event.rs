@@ -1,0 +1,286 @@
+//! Events: the log's messages, one line of JSON each, in the shapes that dashboards know. A node's
+//! result is the event that reports it. Every event has a deterministic id, the same when it is
+//! published again after a crash, so readers and the server drop repeats.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{Timestamp, control::Flag};
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventType {
+    /// An execution was accepted and begins.
+    ExecutionStarted,
+    /// An attempt of a node begins.
+    NodeStarted,
+    /// A node succeeded.
+    NodeCompleted,
+    /// A node failed for good.
+    NodeFailed,
+    /// An attempt failed; another follows after `retry_in_ms`.
+    NodeRetrying,
+    /// A node was not started (or not repeated): the flag or a cancel refused it.
+    NodeRefused,
+    /// Terminal: every node completed.
+    ExecutionCompleted,
+    /// Terminal: a node failed.
+    ExecutionFailed,
+    /// Terminal: a halt stopped it.
+    ExecutionHalted,
+    /// Terminal: it was cancelled.
+    ExecutionCancelled,
+    /// The control flag changed; belongs to no execution.
+    EmergencyStateChanged,
+}
+
+impl EventType {
+    /// Whether it ends an execution.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::ExecutionCompleted | Self::ExecutionFailed | Self::ExecutionHalted | Self::ExecutionCancelled)
+    }
+    /// Whether it can change what the coordinator decides. These travel on `input` subjects.
+    pub const fn is_input(self) -> bool {
+        matches!(self, Self::NodeCompleted | Self::NodeFailed | Self::NodeRefused)
+    }
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ExecutionStarted => "execution_started",
+            Self::NodeStarted => "node_started",
+            Self::NodeCompleted => "node_completed",
+            Self::NodeFailed => "node_failed",
+            Self::NodeRetrying => "node_retrying",
+            Self::NodeRefused => "node_refused",
+            Self::ExecutionCompleted => "execution_completed",
+            Self::ExecutionFailed => "execution_failed",
+            Self::ExecutionHalted => "execution_halted",
+            Self::ExecutionCancelled => "execution_cancelled",
+            Self::EmergencyStateChanged => "emergency_state_changed",
+        }
+    }
+}
+
+/// An event, flat. Fields that do not apply are absent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// What happened.
+    #[serde(rename = "type")]
+    pub kind: EventType,
+    /// Deterministic id, also the message's `Nats-Msg-Id`.
+    pub id: String,
+    /// The execution; empty for `emergency_state_changed`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub execution_id: String,
+    /// The workflow.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub workflow_id: String,
+    /// The bot; on every event of an execution, empty if it has none.
+    #[serde(default)]
+    pub bot_id: String,
+    /// The strategy; on every event of an execution, empty if it has none.
+    #[serde(default)]
+    pub strategy_id: String,
+    /// When, by the clock of the process that caused it.
+    pub timestamp: Timestamp,
+    /// The node, on node events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<String>,
+    /// The node's name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// The node's category.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_category: Option<String>,
+    /// The attempt it is about, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// Fencing token of the delivery that produced it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
+    /// The worker that produced it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_id: Option<String>,
+    /// Milliseconds it took: of a node its last attempt, of an execution from acceptance to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<f64>,
+    /// `success` on `node_completed`; the execution's status on terminal events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// What a node gave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<Map<String, Value>>,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Its kind, as `Timeout`, `Connection`, `MissingInput`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<String>,
+    /// Milliseconds until the next attempt, on `node_retrying`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_in_ms: Option<u64>,
+    /// How many nodes the workflow has, on `execution_started`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_count: Option<u32>,
+    /// The pinned definition, on `execution_started`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow_version: Option<String>,
+    /// Outputs by node, on terminal events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub results: Option<Map<String, Value>>,
+    /// True if `results` would have been too large; read them from the `node_completed` events.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub results_omitted: bool,
+    /// On terminal events: how many events, this one included, the execution has. A reader that has
+    /// seen so many distinct ids has all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_count: Option<u32>,
+    /// On a node's result: how many events its task produced in all, this one included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_events: Option<u32>,
+    /// On the result of a segment's last node: the results of the nodes before it in the same task.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segment: Vec<SegmentResult>,
+    /// On a node's result: the flag refused when the node was to start or had just ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halted: Option<Flag>,
+    /// Why, on refusals, halts and cancels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Level before, on `emergency_state_changed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_state: Option<String>,
+    /// Level after, on `emergency_state_changed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_state: Option<String>,
+    /// Who, on `emergency_state_changed`, halts and cancels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// W3C trace context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+}
+
+/// The result of a node that is not the last of its segment, carried by the last one's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SegmentResult {
+    /// The node.
+    pub node_id: String,
+    /// What it gave.
+    pub outputs: Map<String, Value>,
+}
+
+/// What is the same on every event of an execution.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Correlation {
+    /// The execution: the correlation id of every log line, event and key.
+    pub execution_id: String,
+    /// Its workflow.
+    pub workflow_id: String,
+    /// Its bot, or empty.
+    #[serde(default)]
+    pub bot_id: String,
+    /// Its strategy, or empty.
+    #[serde(default)]
+    pub strategy_id: String,
+}
+
+impl Event {
+    /// An event of an execution with nothing but the common fields.
+    pub fn new(kind: EventType, id: String, c: &Correlation, timestamp: Timestamp) -> Self {
+        Self {
+            kind,
+            id,
+            execution_id: c.execution_id.clone(),
+            workflow_id: c.workflow_id.clone(),
+            bot_id: c.bot_id.clone(),
+            strategy_id: c.strategy_id.clone(),
+            timestamp,
+            node_id: None,
+            node_name: None,
+            node_category: None,
+            attempt: None,
+            token: None,
+            worker_id: None,
+            duration_ms: None,
+            status: None,
+            outputs: None,
+            error: None,
+            error_type: None,
+            retry_in_ms: None,
+            node_count: None,
+            workflow_version: None,
+            results: None,
+            results_omitted: false,
+            event_count: None,
+            task_events: None,
+            segment: Vec::new(),
+            halted: None,
+            reason: None,
+            previous_state: None,
+            new_state: None,
+            by: None,
+            traceparent: None,
+        }
+    }
+}
+
+/// Ids of events: the same again after a crash.
+pub mod event_id {
+    /// Of `execution_started`.
+    pub fn started(execution_id: &str) -> String {
+        format!("{execution_id}/started")
+    }
+    /// Of the one terminal event.
+    pub fn ended(execution_id: &str) -> String {
+        format!("{execution_id}/ended")
+    }
+    /// Of `node_started` of an attempt.
+    pub fn node_started(execution_id: &str, node_id: &str, attempt: u32) -> String {
+        format!("{execution_id}/{node_id}/{attempt}/started")
+    }
+    /// Of `node_retrying` after an attempt.
+    pub fn node_retrying(execution_id: &str, node_id: &str, attempt: u32) -> String {
+        format!("{execution_id}/{node_id}/{attempt}/retrying")
+    }
+    /// Of a node's one result: completed, failed or refused.
+    pub fn node_result(execution_id: &str, node_id: &str) -> String {
+        format!("{execution_id}/{node_id}/result")
+    }
+    /// Of `emergency_state_changed` for a revision of a control key.
+    pub fn control(key: &str, revision: u64) -> String {
+        format!("control/{key}/{revision}")
+    }
+}
+
+/// A request that became part of the log before anything was decided on it. Not an event.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    /// What is asked.
+    #[serde(rename = "type")]
+    pub kind: CommandType,
+    /// Of which execution.
+    pub execution_id: String,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+    /// Who.
+    #[serde(default)]
+    pub by: String,
+    /// When, by the asker's clock.
+    pub timestamp: Timestamp,
+    /// The flag, on `halt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halted: Option<Flag>,
+}
+
+/// Kinds of commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CommandType {
+    /// End it as cancelled.
+    Cancel,
+    /// The coordinator saw the flag refuse a dispatch: end it as halted.
+    Halt,
+}

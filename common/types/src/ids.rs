@@ -1,0 +1,116 @@
+//! Ids: how they become subject tokens and keys, how execution ids are drawn, which shard they
+//! belong to. All pure functions, so the same submission draws the same id anywhere.
+
+use sha2::{Digest, Sha256};
+
+use crate::limits::ID_BYTES_MAX;
+
+/// Escapes `id` into one subject token that is also a valid KV key part: letters, digits, `_` and
+/// `-` stay, every other byte becomes `=` and two hex digits. Never empty, never collides.
+pub fn token(id: &str) -> String {
+    let mut out = String::with_capacity(id.len());
+    for b in id.bytes() {
+        if b.is_ascii_alphanumeric() || b == b'_' || b == b'-' {
+            out.push(b as char);
+        } else {
+            out.push('=');
+            out.push(char::from(HEX[usize::from(b >> 4)]));
+            out.push(char::from(HEX[usize::from(b & 15)]));
+        }
+    }
+    if out.is_empty() { "=".to_owned() } else { out }
+}
+
+const HEX: &[u8; 16] = b"0123456789ABCDEF";
+
+/// The id that [`token`] escaped, or `None` if `token` is not the outcome of an escape.
+pub fn untoken(token: &str) -> Option<String> {
+    if token == "=" {
+        return Some(String::new());
+    }
+    let mut out = Vec::with_capacity(token.len());
+    let mut bytes = token.bytes();
+    while let Some(b) = bytes.next() {
+        if b == b'=' {
+            let pair = [bytes.next()?, bytes.next()?];
+            out.push(u8::from_str_radix(std::str::from_utf8(&pair).ok()?, 16).ok()?);
+        } else {
+            out.push(b);
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+/// Why `id` cannot be an id, if it cannot: empty, too long, or with control characters.
+pub fn check_id(id: &str) -> Result<(), String> {
+    if id.is_empty() {
+        return Err("must not be empty".into());
+    }
+    if id.len() > ID_BYTES_MAX {
+        return Err(format!("has {} bytes, more than {ID_BYTES_MAX}", id.len()));
+    }
+    if id.chars().any(char::is_control) {
+        return Err("contains a control character".into());
+    }
+    Ok(())
+}
+
+/// The shard of `text` among `shards`: FNV-1a, stable for ever, since subjects carry it.
+pub fn shard_of(text: &str, shards: u32) -> u32 {
+    let mut h: u64 = 0xcbf2_9ce4_8422_2325;
+    for b in text.bytes() {
+        h = (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
+    }
+    // The low bits of FNV mix least; fold the high half in.
+    ((h ^ (h >> 32)) % u64::from(shards.max(1))) as u32
+}
+
+/// The `draw`-th candidate id of a submission: `exec_{workflow_id}_{8 hex}`, derived from its key, so
+/// repeating a submission finds its execution without an index. A clash with another key's
+/// execution is told by the key kept in the record, and the next candidate is drawn.
+pub fn execution_id(workflow_id: &str, key: &str, draw: u32) -> String {
+    let mut h = Sha256::new();
+    h.update(workflow_id.as_bytes());
+    h.update([0]);
+    h.update(key.as_bytes());
+    h.update([0]);
+    h.update(draw.to_be_bytes());
+    let d = h.finalize();
+    format!("exec_{workflow_id}_{:02x}{:02x}{:02x}{:02x}", d[0], d[1], d[2], d[3])
+}
+
+/// The first 16 hex digits of the SHA-256 of `bytes`.
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
+
+/// W3C `traceparent` of an execution: the trace id is derived from the execution id.
+pub fn traceparent(execution_id: &str) -> String {
+    let hex: String = Sha256::digest(execution_id.as_bytes()).iter().take(24).map(|b| format!("{b:02x}")).collect();
+    format!("00-{}-{}-01", &hex[..32], &hex[32..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_safe_and_reversible() {
+        for id in ["arb_btc_001", "a.b*c>d e", "naïve", "=", "", "x=2E"] {
+            let t = token(id);
+            assert!(!t.contains(['.', '*', '>', ' ']) && !t.is_empty(), "{id} -> {t}");
+            assert_eq!(untoken(&t).as_deref(), Some(id));
+        }
+        assert_eq!(token("arb_btc-001"), "arb_btc-001");
+    }
+
+    #[test]
+    fn execution_ids_are_deterministic_and_spread() {
+        let a = execution_id("w", "k", 0);
+        assert_eq!(a, execution_id("w", "k", 0));
+        assert_ne!(a, execution_id("w", "k", 1));
+        assert_eq!(a.len(), "exec_w_".len() + 8);
+        let hit: std::collections::BTreeSet<u32> = (0..200).map(|i| shard_of(&execution_id("w", "k", i), 8)).collect();
+        assert_eq!(hit.len(), 8);
+    }
+}

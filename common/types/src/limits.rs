@@ -1,0 +1,41 @@
+//! Every limit of the wire, each with its reason. A value above one of these is refused with an
+//! error that names it; nothing is cut off silently.
+
+/// Bytes of a definition, an execution's input, or one message: below the server's default
+/// `max_payload` of 1 MiB with room for headers and the envelope.
+pub const MESSAGE_BYTES_MAX: usize = 900 * 1024;
+/// Bytes of one node's outputs: four of them still fit one downstream task.
+pub const OUTPUT_BYTES_MAX: usize = 200 * 1024;
+/// Bytes of all resolved inputs of one task.
+pub const TASK_INPUT_BYTES_MAX: usize = 800 * 1024;
+/// Bytes of `results` in a terminal event and record; above it they are left out
+/// (`results_omitted`) and stay readable in the execution's `node_completed` events.
+pub const RESULTS_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of outputs that a segment's last result may carry for the nodes before it; the worker hands
+/// the rest of the segment back when it would be more.
+pub const SEGMENT_BYTES_MAX: usize = 256 * 1024;
+/// Nodes of a workflow: what one coordinator keeps in memory and a reader can still page through.
+pub const NODES_MAX: usize = 10_000;
+/// Nodes in one segment: bounds the work that is lost when a worker dies (each node's own result is
+/// kept) and the time one task occupies a slot.
+pub const SEGMENT_NODES_MAX: usize = 16;
+/// Bytes of an id or name: it must fit a subject token, escaped, and stay readable.
+pub const ID_BYTES_MAX: usize = 128;
+/// Bytes of a node's name, a reason, or other text for people.
+pub const TEXT_BYTES_MAX: usize = 1024;
+/// Bytes of a submission key.
+pub const KEY_BYTES_MAX: usize = 256;
+/// Attempts of one node.
+pub const ATTEMPTS_MAX: u32 = 20;
+/// A node's longest time-out: one day; longer waits are not a node's work.
+pub const NODE_TIMEOUT_MS_MAX: u64 = 24 * 3600 * 1000;
+/// A node's time-out when its definition names none.
+pub const NODE_TIMEOUT_MS_DEFAULT: u64 = 30_000;
+/// Longest delay between two attempts: it is spent holding the task.
+pub const RETRY_DELAY_MS_MAX: u64 = 60_000;
+/// Tasks of one execution that are released at once; the rest waits in the execution's state.
+pub const RELEASED_TASKS_MAX: usize = 256;
+/// How long an execution may last: as long as its record and events are kept.
+pub const EXECUTION_MS_MAX: u64 = 30 * 24 * 3600 * 1000;
+/// Nesting depth of JSON values in definitions and inputs.
+pub const JSON_DEPTH_MAX: usize = 64;

@@ -1,0 +1,197 @@
+//! Every name on the server: streams, buckets, consumers, subjects. The only file with subject
+//! literals. All carry the namespace, so that installs can share a cluster.
+//!
+//! | subject | what |
+//! |---|---|
+//! | `<ns>.events.<shard>.note.<execution>` | events that only tell |
+//! | `<ns>.events.<shard>.input.<execution>` | events that decide: node results |
+//! | `<ns>.events.<shard>.input.<execution>.command` | commands, stored before they are acted on |
+//! | `<ns>.events.control.note.global` | changes of the control flag |
+//! | `<ns>.tasks.<type>.<shard>.<execution>` | tasks |
+//! | `<ns>.submit.<shard>`, `<ns>.cancel.<shard>` | requests to a coordinator (core NATS) |
+//! | `<ns>.stop.<execution>` | hint to workers that an execution was cancelled (core NATS) |
+
+use crate::ids::{shard_of, token};
+
+/// Names under one namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    ns: String,
+    shards: u32,
+}
+
+/// How many shards an installation has. Part of the subjects: fixed for its life.
+pub const SHARDS: u32 = 8;
+
+impl Names {
+    /// Names under `namespace`: 1 to 32 letters, digits or `-`.
+    pub fn new(namespace: &str) -> Result<Self, String> {
+        let fine = !namespace.is_empty()
+            && namespace.len() <= 32
+            && namespace.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if !fine {
+            return Err(format!("namespace `{namespace}` must be 1 to 32 letters, digits or `-`"));
+        }
+        Ok(Self { ns: namespace.to_owned(), shards: SHARDS })
+    }
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        &self.ns
+    }
+    /// How many shards.
+    pub fn shards(&self) -> u32 {
+        self.shards
+    }
+    /// The shard of an execution.
+    pub fn shard(&self, execution_id: &str) -> u32 {
+        shard_of(execution_id, self.shards)
+    }
+
+    /// Stream of events and commands: the log.
+    pub fn events_stream(&self) -> String {
+        format!("{}_events", self.ns)
+    }
+    /// Stream of tasks.
+    pub fn tasks_stream(&self) -> String {
+        format!("{}_tasks", self.ns)
+    }
+    /// Bucket of records.
+    pub fn executions_bucket(&self) -> String {
+        format!("{}_executions", self.ns)
+    }
+    /// Bucket of definitions.
+    pub fn definitions_bucket(&self) -> String {
+        format!("{}_definitions", self.ns)
+    }
+    /// Bucket of the control flag.
+    pub fn control_bucket(&self) -> String {
+        format!("{}_control", self.ns)
+    }
+    /// Bucket of workers' presence.
+    pub fn workers_bucket(&self) -> String {
+        format!("{}_workers", self.ns)
+    }
+    /// Bucket of node types that workers added.
+    pub fn types_bucket(&self) -> String {
+        format!("{}_types", self.ns)
+    }
+    /// Bucket of coordinators' checkpoints.
+    pub fn checkpoints_bucket(&self) -> String {
+        format!("{}_checkpoints", self.ns)
+    }
+    /// The stream behind a bucket.
+    pub fn bucket_stream(bucket: &str) -> String {
+        format!("KV_{bucket}")
+    }
+    /// The subject of a key of a bucket.
+    pub fn kv_subject(bucket: &str, key: &str) -> String {
+        format!("$KV.{bucket}.{key}")
+    }
+
+    /// All subjects of the log.
+    pub fn events_all(&self) -> String {
+        format!("{}.events.>", self.ns)
+    }
+    /// What the coordinator reads of the log.
+    pub fn inputs_all(&self) -> String {
+        format!("{}.events.*.input.>", self.ns)
+    }
+    /// Events that only tell.
+    pub fn note(&self, execution_id: &str) -> String {
+        format!("{}.events.{}.note.{}", self.ns, self.shard(execution_id), token(execution_id))
+    }
+    /// Events that decide.
+    pub fn input(&self, execution_id: &str) -> String {
+        format!("{}.events.{}.input.{}", self.ns, self.shard(execution_id), token(execution_id))
+    }
+    /// Commands.
+    pub fn command(&self, execution_id: &str) -> String {
+        format!("{}.events.{}.input.{}.command", self.ns, self.shard(execution_id), token(execution_id))
+    }
+    /// Whether a subject of the log is a command's.
+    pub fn is_command(subject: &str) -> bool {
+        subject.ends_with(".command") && subject.bytes().filter(|b| *b == b'.').count() == 5
+    }
+    /// All events of an execution, notes and inputs, without commands.
+    pub fn events_of(&self, execution_id: &str) -> String {
+        format!("{}.events.{}.*.{}", self.ns, self.shard(execution_id), token(execution_id))
+    }
+    /// Everything the log has of an execution: events and commands.
+    pub fn log_of(&self, execution_id: &str) -> [String; 2] {
+        [self.events_of(execution_id), self.command(execution_id)]
+    }
+    /// Changes of the control flag, as events.
+    pub fn control_events(&self) -> String {
+        format!("{}.events.control.note.global", self.ns)
+    }
+
+    /// All tasks.
+    pub fn tasks_all(&self) -> String {
+        format!("{}.tasks.>", self.ns)
+    }
+    /// Tasks of a type.
+    pub fn tasks_of_type(&self, kind: &str) -> String {
+        format!("{}.tasks.{kind}.>", self.ns)
+    }
+    /// A task.
+    pub fn task(&self, kind: &str, execution_id: &str) -> String {
+        format!("{}.tasks.{kind}.{}.{}", self.ns, self.shard(execution_id), token(execution_id))
+    }
+    /// The durable consumer of a type's tasks.
+    pub fn task_consumer(kind: &str) -> String {
+        format!("tasks_{kind}")
+    }
+
+    /// Submissions to a shard's coordinator.
+    pub fn submit(&self, shard: u32) -> String {
+        format!("{}.submit.{shard}", self.ns)
+    }
+    /// Submissions to any shard.
+    pub fn submit_all(&self) -> String {
+        format!("{}.submit.*", self.ns)
+    }
+    /// Cancels to a shard's coordinator.
+    pub fn cancel(&self, shard: u32) -> String {
+        format!("{}.cancel.{shard}", self.ns)
+    }
+    /// Cancels to any shard.
+    pub fn cancel_all(&self) -> String {
+        format!("{}.cancel.*", self.ns)
+    }
+    /// Hint that an execution was cancelled.
+    pub fn stop(&self, execution_id: &str) -> String {
+        format!("{}.stop.{}", self.ns, token(execution_id))
+    }
+    /// All such hints.
+    pub fn stop_all(&self) -> String {
+        format!("{}.stop.*", self.ns)
+    }
+
+    /// Key of a definition's version.
+    pub fn definition_key(workflow_id: &str, version: &str) -> String {
+        format!("{}.v.{}", token(workflow_id), token(version))
+    }
+    /// Key of the pointer to a workflow's latest version.
+    pub fn latest_key(workflow_id: &str) -> String {
+        format!("{}.latest", token(workflow_id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_ids_stay_in_their_token() {
+        let n = Names::new("haltline").expect("valid");
+        for id in ["exec_a.b_1", "exec_*_1", "exec_>_1", "exec_ _1", "exec_x.command_1"] {
+            assert_eq!(n.input(id).split('.').count(), 5, "{id}");
+            assert_eq!(n.task("http", id).split('.').count(), 5);
+            assert!(!Names::is_command(&n.input(id)));
+            assert!(Names::is_command(&n.command(id)));
+        }
+        for bad in ["", "a.b", "a b", "a_b", "*"] {
+            assert!(Names::new(bad).is_err(), "{bad}");
+        }
+    }
+}

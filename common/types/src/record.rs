@@ -1,0 +1,141 @@
+//! Records: an execution's entry in the executions bucket. Written at acceptance and at the end by
+//! compare-and-swap, in between as a progress note. One line of JSON that people read.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{Timestamp, event::Correlation};
+
+/// Where an execution stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Accepted and not ended.
+    Running,
+    /// Every node completed.
+    Completed,
+    /// A node failed.
+    Failed,
+    /// A halt stopped it.
+    Halted,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl Status {
+    /// Whether it has ended.
+    pub const fn is_terminal(self) -> bool {
+        !matches!(self, Self::Running)
+    }
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Halted => "halted",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// An execution's record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Version of this shape.
+    pub v: u32,
+    /// Whose record it is.
+    #[serde(flatten)]
+    pub correlation: Correlation,
+    /// Where it stands.
+    pub status: Status,
+    /// The pinned definition's version.
+    pub workflow_version: String,
+    /// Its shard.
+    pub shard: u32,
+    /// How many nodes its workflow has.
+    pub node_count: u32,
+    /// Nodes completed, as of this record.
+    pub nodes_completed: u32,
+    /// When it was accepted.
+    pub started_at: Timestamp,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+    /// Milliseconds from acceptance to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<f64>,
+    /// The submission's key: tells one's own repeated write from a clash of ids.
+    pub key: String,
+    /// Digest of what was submitted: the same key with another body is refused.
+    pub body: String,
+    /// The execution's input.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub input: Value,
+    /// Subject that is told the end, besides the log: a hint for a waiting client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<String>,
+    /// Outputs by node, once ended.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub results: Map<String, Value>,
+    /// True if `results` would have been too large; read them from the `node_completed` events.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub results_omitted: bool,
+    /// What went wrong, if it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<String>,
+    /// The node that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_node: Option<String>,
+    /// Why it was halted or cancelled, and by whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How many events it has, once ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_count: Option<u32>,
+}
+
+/// What a client sees of an ended or running execution: the answer of `execute`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The execution.
+    pub execution_id: String,
+    /// Where it stands.
+    pub status: Status,
+    /// Milliseconds from acceptance to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<f64>,
+    /// Outputs by node.
+    #[serde(default)]
+    pub outputs: Map<String, Value>,
+    /// True if `outputs` would have been too large for one message.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub outputs_omitted: bool,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<String>,
+    /// Why it was halted or cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl From<&Record> for Outcome {
+    fn from(r: &Record) -> Self {
+        Self {
+            execution_id: r.correlation.execution_id.clone(),
+            status: r.status,
+            duration_ms: r.duration_ms,
+            outputs: r.results.clone(),
+            outputs_omitted: r.results_omitted,
+            error: r.error.clone(),
+            error_type: r.error_type.clone(),
+            reason: r.reason.clone(),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What clients ask of a coordinator, by request and reply on core NATS. The client repeats an
+//! unanswered request with the same key; that finds the same execution.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{error::ApiError, record::Status};
+
+/// Starts an execution.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Submit {
+    /// The workflow.
+    pub workflow_id: String,
+    /// Its version; the latest if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The execution's input: an object, or null.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub input: Value,
+    /// Instead of the definition's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bot_id: Option<String>,
+    /// Instead of the definition's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy_id: Option<String>,
+    /// What makes a repeat a repeat: 1 to 256 bytes, unique per intended execution.
+    pub key: String,
+    /// Subject to tell the end to, besides the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<String>,
+}
+
+/// Ends an execution as cancelled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cancel {
+    /// Which.
+    pub execution_id: String,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+    /// Who.
+    #[serde(default)]
+    pub by: String,
+}
+
+/// The answer to [`Submit`] and [`Cancel`]: sent once everything it implies is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Accepted.
+    Ok(Accepted),
+    /// Refused; nothing was changed.
+    Error(ApiError),
+}
+
+/// An accepted request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The execution.
+    pub execution_id: String,
+    /// Where it stands.
+    pub status: Status,
+    /// True if the key was known: this is that execution.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repeated: bool,
+}

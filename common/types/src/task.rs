@@ -1,0 +1,88 @@
+//! Tasks: what a worker pulls. A task is one node, or a segment: a linear chain of nodes that one
+//! worker can run, in order, each result confirmed before the next node starts. A worker may stop a
+//! segment after any node; the coordinator dispatches the rest.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{Timestamp, definition::RetryPolicy, event::Correlation};
+
+/// A task message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    /// Version of this shape.
+    pub v: u32,
+    /// `<execution>/<first node>/<attempt>`, also the message's `Nats-Msg-Id`.
+    pub task_id: String,
+    /// Whose task it is.
+    #[serde(flatten)]
+    pub correlation: Correlation,
+    /// The pinned definition's version.
+    pub workflow_version: String,
+    /// The execution's shard: part of the subjects that its events go to.
+    pub shard: u32,
+    /// First attempt number to use.
+    pub attempt: u32,
+    /// Fencing token; a worker adds the delivery count. Higher is newer.
+    pub token: u64,
+    /// No node starts after it.
+    pub deadline: Timestamp,
+    /// When the coordinator caused it.
+    pub created_at: Timestamp,
+    /// W3C trace context.
+    pub traceparent: String,
+    /// True if it was emitted by recovery: the worker reads the log for results that are there
+    /// already, as it does for a redelivered task.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recovered: bool,
+    /// The nodes, in order; at least one.
+    pub nodes: Vec<TaskNode>,
+}
+
+/// One node of a task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskNode {
+    /// Its id.
+    pub id: String,
+    /// Its name for people.
+    pub name: String,
+    /// Its category.
+    pub category: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its parameters.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub params: Map<String, Value>,
+    /// Its inputs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, TaskInput>,
+    /// How long one attempt may run.
+    pub timeout_ms: u64,
+    /// What happens after a failed attempt.
+    pub retry: RetryPolicy,
+}
+
+/// An input as the coordinator could resolve it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskInput {
+    /// Resolved.
+    Value(Value),
+    /// An output of an earlier node of the same segment: `[node, output]`.
+    Earlier(String, String),
+    /// Not there; the node fails with `MissingInput` and this sentence.
+    Missing(String),
+}
+
+/// Id of a task.
+pub fn task_id(execution_id: &str, node_id: &str, attempt: u32) -> String {
+    format!("{execution_id}/{node_id}/{attempt}")
+}
+
+/// Fencing token of an attempt; leaves room for the delivery count that the worker adds.
+pub const fn token(attempt: u32) -> u64 {
+    (attempt as u64) << 16
+}

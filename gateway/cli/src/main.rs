@@ -1,0 +1,2 @@
+//! The `haltline` command.
+fn main() {}
