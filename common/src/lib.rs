@@ -1,1 +1,24 @@
-//! TODO
+//! What every Haltline service shares around its core: the connection, reading and writing streams
+//! so that nothing acknowledged is lost, the control flag's guard, configuration, logs and shutdown.
+//! The contracts themselves are in `haltline-types`, re-exported here.
+
+pub mod clock;
+pub mod config;
+pub mod control_watch;
+pub mod definitions;
+pub mod fault;
+pub mod history;
+pub mod js;
+pub mod kv;
+pub mod link;
+pub mod metrics;
+pub mod outbox;
+pub mod publisher;
+pub mod retry;
+pub mod shutdown;
+pub mod tail;
+pub mod telemetry;
+pub mod topology;
+
+pub use haltline_types as types;
+pub use link::Link;

@@ -1,0 +1,17 @@
+//! The wall clock. Nothing else reads it, so that tests and the core stay free of it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use haltline_types::Timestamp;
+
+/// Now, in milliseconds.
+#[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Milliseconds with three decimals of a duration, as events carry it.
+pub fn millis(d: std::time::Duration) -> f64 {
+    (d.as_secs_f64() * 1e6).round() / 1e3
+}

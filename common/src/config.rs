@@ -1,0 +1,221 @@
+//! Configuration: one TOML file, overridden by environment and flags (the command line's part), in
+//! typed structs with units. Checked before anything is opened.
+
+use std::{collections::BTreeMap, path::Path};
+
+use haltline_types::{Millis, Names};
+use serde::{Deserialize, Serialize};
+
+use crate::telemetry::LogFormat;
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The server.
+    pub nats: NatsSettings,
+    /// Logs.
+    pub log: LogSettings,
+    /// Storage that `ensure` creates.
+    pub storage: StorageSettings,
+    /// The coordinator.
+    pub coordinator: CoordinatorSettings,
+    /// Workers.
+    pub worker: WorkerSettings,
+    /// The gateway.
+    pub gateway: GatewaySettings,
+}
+
+/// The server to use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NatsSettings {
+    /// Address, as `nats://host:4222`; several separated by commas.
+    pub url: String,
+    /// What every name on the server begins with.
+    pub namespace: String,
+}
+
+impl Default for NatsSettings {
+    fn default() -> Self {
+        Self { url: "nats://127.0.0.1:4222".into(), namespace: "haltline".into() }
+    }
+}
+
+/// Logs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// How lines look.
+    pub format: LogFormat,
+    /// What is logged, as `info` or `haltline_worker=debug,warn`.
+    pub filter: String,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, filter: "info".into() }
+    }
+}
+
+/// Streams and buckets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageSettings {
+    /// Copies of each stream: 1, 3 or 5.
+    pub replicas: usize,
+    /// How long events and records are kept; also the longest an execution may last.
+    pub keep: Millis,
+    /// Bytes that events may use on disk; the oldest go first.
+    pub events_bytes_max: u64,
+    /// Bytes that records may use on disk.
+    pub records_bytes_max: u64,
+}
+
+impl Default for StorageSettings {
+    fn default() -> Self {
+        Self { replicas: 1, keep: Millis::secs(30 * 24 * 3600), events_bytes_max: 64 << 30, records_bytes_max: 32 << 30 }
+    }
+}
+
+/// The coordinator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CoordinatorSettings {
+    /// Executions that run at once; more are refused as `Overloaded`. Bounds memory.
+    pub executions_max: usize,
+    /// Dispatch every node as a task of its own instead of linear chains as segments.
+    pub per_node_tasks: bool,
+}
+
+impl Default for CoordinatorSettings {
+    fn default() -> Self {
+        Self { executions_max: 20_000, per_node_tasks: false }
+    }
+}
+
+/// A worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerSettings {
+    /// Its id; drawn if empty.
+    pub id: String,
+    /// Node types to run; all it has if empty.
+    pub types: Vec<String>,
+    /// Tasks of one type at once, unless `slots_by_type` says otherwise.
+    pub slots: usize,
+    /// Slots of single types.
+    pub slots_by_type: BTreeMap<String, usize>,
+    /// How long running nodes may go on after SIGTERM.
+    pub drain: Millis,
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self { id: String::new(), types: Vec::new(), slots: 64, slots_by_type: BTreeMap::new(), drain: Millis::secs(30) }
+    }
+}
+
+/// In which surroundings the gateway runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Environment {
+    /// Defaults for a developer's machine.
+    #[default]
+    Development,
+    /// Refuses what only a developer's machine may do.
+    Production,
+}
+
+/// The gateway.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewaySettings {
+    /// Surroundings.
+    pub env: Environment,
+    /// Address to listen on.
+    pub host: String,
+    /// Port; 0 draws one.
+    pub port: u16,
+    /// Origins whose pages may use the gateway, besides its own.
+    pub origins: Vec<String>,
+    /// WebSocket clients at once; each may hold a megabyte of queue.
+    pub clients_max: usize,
+}
+
+impl Default for GatewaySettings {
+    fn default() -> Self {
+        Self { env: Environment::Development, host: "127.0.0.1".into(), port: 8001, origins: Vec::new(), clients_max: 2000 }
+    }
+}
+
+impl Settings {
+    /// Reads a TOML file.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        toml::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    /// Checks everything; the names to use if all is well, else what is wrong and where.
+    pub fn check(&self) -> Result<Names, String> {
+        let names = Names::new(&self.nats.namespace).map_err(|e| format!("nats.namespace: {e}"))?;
+        if !matches!(self.storage.replicas, 1 | 3 | 5) {
+            return Err(format!("storage.replicas: {} must be 1, 3 or 5", self.storage.replicas));
+        }
+        if self.storage.keep < Millis::secs(3600) {
+            return Err("storage.keep: must be at least 1h".into());
+        }
+        if self.coordinator.executions_max == 0 {
+            return Err("coordinator.executions_max: must be at least 1".into());
+        }
+        let slots = std::iter::once(("worker.slots", self.worker.slots))
+            .chain(self.worker.slots_by_type.iter().map(|(k, v)| (k.as_str(), *v)));
+        for (name, n) in slots {
+            if !(1..=4096).contains(&n) {
+                return Err(format!("{name}: {n} slots must be 1 to 4096"));
+            }
+        }
+        if self.gateway.env == Environment::Production && !is_loopback(&self.gateway.host) {
+            return Err(format!(
+                "gateway.host: production on {} is refused until the gateway has authentication; bind 127.0.0.1 and put an authenticating proxy before it",
+                self.gateway.host
+            ));
+        }
+        Ok(names)
+    }
+
+    /// As TOML, for `--dump-config`.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).unwrap_or_else(|e| format!("# {e}"))
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_round_trip_and_pass() {
+        let s = Settings::default();
+        assert_eq!(toml::from_str::<Settings>(&s.to_toml()).as_ref(), Ok(&s));
+        assert!(s.check().is_ok());
+    }
+
+    #[test]
+    fn production_off_loopback_is_refused() {
+        let mut s = Settings::default();
+        s.gateway.env = Environment::Production;
+        assert!(s.check().is_ok());
+        s.gateway.host = "0.0.0.0".into();
+        assert!(s.check().is_err_and(|e| e.contains("gateway.host")));
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        assert!(toml::from_str::<Settings>("[worker]\nslotz = 3").is_err());
+    }
+}

@@ -1,0 +1,124 @@
+//! Reading and writing bucket entries, one at a time: for commands, gateways and starts, not for
+//! the paths that carry load.
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use haltline_types::{
+    Names,
+    control::{ControlValue, Flag, GLOBAL_KEY, Level},
+    error::{ApiError, Code},
+    record::Record,
+};
+
+use crate::{
+    Link, clock,
+    outbox::{Write, WriteError},
+    publisher::Publisher,
+};
+
+/// An entry of a bucket.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its value; `None` if deleted or purged.
+    pub value: Option<Bytes>,
+    /// Its revision.
+    pub revision: u64,
+}
+
+fn unavailable(e: impl std::fmt::Display) -> ApiError {
+    ApiError::new(Code::Unavailable, format!("nats-server does not answer: {e}"))
+}
+
+/// The current entry of a key, asked from the stream's leader.
+pub async fn get(link: &Link, bucket: &str, key: &str) -> Result<Option<Entry>, ApiError> {
+    let stream = link.js.get_stream_no_info(Names::bucket_stream(bucket)).await.map_err(unavailable)?;
+    match stream.get_last_raw_message_by_subject(&Names::kv_subject(bucket, key)).await {
+        Ok(m) => {
+            let gone = m.headers.get("KV-Operation").is_some() || m.headers.get("Nats-Marker-Reason").is_some();
+            Ok(Some(Entry { value: (!gone).then_some(m.payload), revision: m.sequence }))
+        }
+        Err(e) if e.kind() == async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(e) => Err(unavailable(e)),
+    }
+}
+
+/// Writes an entry if its revision is still `revision` (0: if there is none, or only a deletion).
+pub async fn swap(publisher: &Publisher, bucket: &str, key: &str, revision: u64, value: impl Into<Bytes>) -> Result<u64, ApiError> {
+    let write = Write::swap(Names::kv_subject(bucket, key), revision, value);
+    match publisher.write(write).await {
+        Ok(stored) => Ok(stored.seq),
+        Err(WriteError::Conflict(_)) => Err(ApiError::new(Code::Conflict, format!("{bucket}/{key} was changed by someone else"))),
+        Err(e) => Err(unavailable(e)),
+    }
+}
+
+/// Writes an entry, whatever it was.
+pub async fn put(publisher: &Publisher, bucket: &str, key: &str, value: impl Into<Bytes>) -> Result<u64, ApiError> {
+    let write = Write { subject: Names::kv_subject(bucket, key), headers: HeaderMap::new(), payload: value.into() };
+    publisher.write(write).await.map(|s| s.seq).map_err(unavailable)
+}
+
+/// Removes an entry, leaving a marker.
+pub async fn delete(publisher: &Publisher, bucket: &str, key: &str) -> Result<(), ApiError> {
+    let mut headers = HeaderMap::new();
+    headers.insert("KV-Operation", "DEL");
+    let write = Write { subject: Names::kv_subject(bucket, key), headers, payload: Bytes::new() };
+    publisher.write(write).await.map(|_| ()).map_err(unavailable)
+}
+
+/// An execution's record and its revision.
+pub async fn record(link: &Link, execution_id: &str) -> Result<Option<(Record, u64)>, ApiError> {
+    let key = haltline_types::ids::token(execution_id);
+    let Some(entry) = get(link, &link.names.executions_bucket(), &key).await? else { return Ok(None) };
+    let Some(value) = entry.value else { return Ok(None) };
+    let record = serde_json::from_slice(&value)
+        .map_err(|e| ApiError::new(Code::Internal, format!("the record of {execution_id} is malformed: {e}")))?;
+    Ok(Some((record, entry.revision)))
+}
+
+/// The control flag as it is stored now.
+pub async fn flag(link: &Link) -> Result<Flag, ApiError> {
+    Ok(match get(link, &link.names.control_bucket(), GLOBAL_KEY).await? {
+        None => Flag::unreadable("the key halt.global is missing", 0, None),
+        Some(entry) => Flag::read(entry.value.as_deref(), entry.revision, None),
+    })
+}
+
+/// Tries that a change of the flag makes against concurrent changes.
+const SWAPS_MAX: usize = 10;
+
+/// Sets the control flag by compare-and-swap and gives what is stored then.
+///
+/// Raising always succeeds, and keeps a graver level that is there already. From a halt only
+/// `normal` leads out: `alert` does not re-enable anything.
+pub async fn set_flag(link: &Link, publisher: &Publisher, state: Level, reason: &str, by: &str) -> Result<Flag, ApiError> {
+    if reason.len() > haltline_types::limits::TEXT_BYTES_MAX {
+        return Err(ApiError::invalid("reason", "is longer than 1024 bytes"));
+    }
+    for _ in 0..SWAPS_MAX {
+        let current = flag(link).await?;
+        if !current.state.runs() && state == Level::Alert {
+            let message = format!("alert would lower {}; resume to normal first", current.state.as_str());
+            return Err(ApiError::new(Code::Conflict, message));
+        }
+        // A lesser halt never overwrites a graver one; only `normal` lowers.
+        let state = if state == Level::Normal { state } else { state.max(current.state) };
+        let reason = if current.state == state && !state.runs() && !current.reason.is_empty() && current.reason != reason {
+            let mut both = format!("{}; {reason}", current.reason);
+            both.truncate(both.floor_char_boundary(haltline_types::limits::TEXT_BYTES_MAX));
+            both
+        } else {
+            reason.to_owned()
+        };
+        let value = ControlValue { state, reason, by: by.to_owned(), at: Some(clock::now()), replaces: Some(current.revision) };
+        let json = serde_json::to_vec(&value).map_err(|e| ApiError::new(Code::Internal, e.to_string()))?;
+        match swap(publisher, &link.names.control_bucket(), GLOBAL_KEY, current.revision, json).await {
+            Ok(revision) => {
+                return Ok(Flag { state: value.state, reason: value.reason, by: value.by, at: value.at, revision });
+            }
+            Err(e) if e.code == Code::Conflict => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Err(ApiError::new(Code::Conflict, "the flag is being changed by others; nothing was written"))
+}

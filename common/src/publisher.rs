@@ -1,0 +1,61 @@
+//! An [`Outbox`] that many tasks share: each awaits the answer to its own write.
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    Link,
+    outbox::{Outbox, Stored, Write, WriteError},
+};
+
+/// Writes waiting to be sent; writers beyond it wait their turn.
+const QUEUE_MAX: usize = 4096;
+
+type Answer = oneshot::Sender<Result<Stored, WriteError>>;
+
+/// Handle to a shared outbox. Cheap to clone; the outbox ends with the last handle.
+#[derive(Clone)]
+pub struct Publisher {
+    queue: mpsc::Sender<(Write, Answer)>,
+}
+
+impl Publisher {
+    /// Starts the task that owns the outbox.
+    pub async fn start(link: &Link) -> Result<Self, async_nats::SubscribeError> {
+        let mut outbox = Outbox::<Answer>::open(link).await?;
+        let (queue, mut incoming) = mpsc::channel::<(Write, Answer)>(QUEUE_MAX);
+        tokio::spawn(async move {
+            let mut open = true;
+            while open || !outbox.is_empty() {
+                tokio::select! {
+                    biased;
+                    (answer, outcome) = outbox.next(), if !outbox.is_empty() => {
+                        let _ = answer.send(outcome); // the writer may have gone
+                    }
+                    next = incoming.recv(), if open => match next {
+                        Some((write, answer)) => outbox.send(answer, write).await,
+                        None => open = false,
+                    },
+                }
+            }
+        });
+        Ok(Self { queue })
+    }
+
+    /// Queues a write, in order; the future it returns resolves with the server's answer. Returns
+    /// once the write is queued, so that several can be pipelined.
+    pub async fn send(&self, write: Write) -> impl Future<Output = Result<Stored, WriteError>> + use<> {
+        let (answer, outcome) = oneshot::channel();
+        let queued = self.queue.send((write, answer)).await.is_ok();
+        async move {
+            if !queued {
+                return Err(WriteError::Closed);
+            }
+            outcome.await.unwrap_or(Err(WriteError::Closed))
+        }
+    }
+
+    /// Sends a write and awaits its answer.
+    pub async fn write(&self, write: Write) -> Result<Stored, WriteError> {
+        self.send(write).await.await
+    }
+}
