@@ -1,0 +1,319 @@
+//! Executions in memory: from stored record to end, and back from the log after a crash.
+
+use std::{collections::HashSet, sync::Arc};
+
+use haltline_types::{
+    control::Gate,
+    error::{ApiError, Code},
+    event::{Command, CommandType, event_id},
+    record::{Outcome, Status},
+    submit::{Accepted, Reply},
+};
+
+use super::{Body, Conflict, Engine, Live, Loaded, Loading, LogMessage, Out, Purpose, Slot, WriteId};
+use crate::{
+    execution::{Applied, Execution, Input},
+    outputs::Output,
+};
+
+impl Engine {
+    /// The next message of the log.
+    pub fn log_message(&mut self, seq: u64, message: LogMessage) {
+        let entry = self.log.open(Some(seq));
+        let (id, input) = match message {
+            // Only what ends a task decides; middle results of a segment come with it.
+            LogMessage::Event(e) if e.kind.is_input() && e.task_events.is_some() => (e.execution_id.clone(), Input::Result(e)),
+            LogMessage::Event(_) => {
+                self.log.close(entry);
+                return;
+            }
+            LogMessage::Command(c) => (c.execution_id.clone(), Input::Command(c)),
+        };
+        match self.slots.get_mut(&id) {
+            Some(Slot::Live(live)) => {
+                if live.execution.apply(&input) == Applied::Ignored {
+                    self.log.close(entry);
+                    return;
+                }
+                live.entries.push(entry);
+                self.advance(&id);
+            }
+            Some(Slot::Creating { inputs, .. }) => {
+                // Only another's execution can have inputs before our create is answered.
+                inputs.push((seq, input));
+                self.log.close(entry);
+            }
+            Some(Slot::Loading(loading)) => {
+                loading.inputs.push((seq, input));
+                loading.entries.push(entry);
+            }
+            None => self.load(&id, Loading { inputs: vec![(seq, input)], entries: vec![entry], ..Loading::default() }),
+        }
+    }
+
+    /// A write was stored at `seq`.
+    pub fn stored(&mut self, write: WriteId, seq: u64) {
+        match self.writes.remove(&write) {
+            None => {}
+            Some(Purpose::Create(id)) => self.created(&id, seq),
+            Some(Purpose::Output(id)) => self.answered(&id),
+            Some(Purpose::Final(id)) => {
+                if let Some(Slot::Live(live)) = self.slots.get_mut(&id) {
+                    live.revision = seq;
+                }
+                self.answered(&id);
+            }
+            Some(Purpose::Command(ticket, id)) => self.cancel_stored(ticket, id),
+        }
+    }
+
+    /// A compare-and-swap found something else.
+    pub fn conflicted(&mut self, write: WriteId, _: Conflict) {
+        match self.writes.remove(&write) {
+            Some(Purpose::Create(id)) => self.create_conflicted(&id),
+            // The record is not what we knew: someone else owns it, or our own write was answered
+            // late. Forget it and read everything anew; what is missing is emitted again.
+            Some(Purpose::Final(id)) => self.reload(&id),
+            Some(Purpose::Output(id)) => self.answered(&id),
+            Some(Purpose::Command(ticket, id)) => self.cancel_stored(ticket, id),
+            None => {}
+        }
+    }
+
+    fn created(&mut self, id: &str, revision: u64) {
+        let Some(Slot::Creating { waiting, record, entry, inputs }) = self.slots.remove(id) else { return };
+        self.records.place(entry, revision);
+        let execution = Execution::accept(*record, waiting.plan);
+        let started = execution.started_event();
+        let mut live = Live {
+            execution,
+            revision,
+            unanswered: 0,
+            entries: Vec::new(),
+            created: Some(entry),
+            replies: vec![(waiting.ticket, false)],
+            stored: HashSet::new(),
+            recovered: false,
+            halting: false,
+            ended: None,
+        };
+        for (_, input) in inputs {
+            live.execution.apply(&input);
+        }
+        live.unanswered += 1;
+        self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
+        self.write(Purpose::Output(id.to_owned()), Body::Note(Box::new(started)));
+        self.advance(id);
+    }
+
+    fn reload(&mut self, id: &str) {
+        let Some(Slot::Live(live)) = self.slots.remove(id) else { return };
+        self.load(id, Loading { entries: live.entries, created: live.created, ..Loading::default() });
+    }
+
+    /// The server refuses a write and would again: a fault of ours. A submission is told; anything
+    /// else keeps its floor open, so that a successor tries it again.
+    pub fn refused(&mut self, write: WriteId, why: &str) {
+        if let Some(Purpose::Create(id)) = self.writes.get(&write)
+            && let Some(Slot::Creating { waiting, entry, .. }) = self.slots.remove(id)
+        {
+            self.writes.remove(&write);
+            self.records.close(entry);
+            self.refuse(waiting.ticket, ApiError::new(Code::Internal, format!("the record could not be stored: {why}")));
+        }
+    }
+
+    /// What a load found: rebuilds the state with the same mutator as live, and emits what the log
+    /// and the record lack.
+    pub fn loaded(&mut self, id: &str, loaded: Loaded) {
+        let Some(Slot::Loading(Loading { waiting, inputs, entries, created })) = self.slots.remove(id) else { return };
+        let (Some((record, revision)), Some(plan)) = (loaded.record, loaded.plan) else {
+            // A record that expired, or never was: nothing can be decided about it.
+            self.close(entries, created);
+            for w in waiting {
+                let e = ApiError::new(Code::Internal, format!("the record or definition of {id} cannot be read"));
+                self.out.push_back(Out::Reply(w.ticket, Reply::Error(e)));
+            }
+            return;
+        };
+        let terminal = record.status.is_terminal();
+        let accepted = as_accepted(&record);
+        let mut execution = Execution::accept(accepted, Arc::clone(&plan));
+        let mut stored = HashSet::new();
+        let mut known = HashSet::new();
+        for (seq, message) in loaded.history {
+            known.insert(seq);
+            match message {
+                LogMessage::Event(e) => {
+                    stored.insert(e.id.clone());
+                    if e.kind.is_input() && e.task_events.is_some() {
+                        execution.apply(&Input::Result(e));
+                    }
+                }
+                LogMessage::Command(c) => {
+                    execution.apply(&Input::Command(c));
+                }
+            }
+        }
+        let mut fresh: Vec<_> = inputs.into_iter().filter(|(seq, _)| !known.contains(seq)).collect();
+        fresh.sort_by_key(|(seq, _)| *seq);
+        for (_, input) in &fresh {
+            execution.apply(input);
+        }
+        let mut live = Live {
+            execution,
+            revision,
+            unanswered: 0,
+            entries,
+            created,
+            replies: Vec::new(),
+            stored,
+            recovered: true,
+            halting: false,
+            ended: None,
+        };
+        let started = live.execution.started_event();
+        let has_started = live.stored.contains(&started.id);
+        if terminal && has_started && live.stored.contains(&event_id::ended(id)) {
+            self.close(live.entries, live.created);
+            for w in waiting {
+                self.meet(w, &record, false);
+            }
+            return;
+        }
+        if terminal {
+            // The record is final but the log lacks events: they are emitted, the record stays.
+            live.ended = Some(Box::new(Outcome::from(&record)));
+        }
+        live.unanswered += u32::from(!has_started);
+        self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
+        if !has_started {
+            self.write(Purpose::Output(id.to_owned()), Body::Note(Box::new(started)));
+        }
+        self.advance(id);
+        for w in waiting {
+            let waits = matches!(self.slots.get(id), Some(Slot::Live(live)) if live.unanswered > 0);
+            self.meet(w, &record, waits);
+        }
+    }
+
+    /// Emits what the state calls for now.
+    pub(super) fn advance(&mut self, id: &str) {
+        let Some(Slot::Live(live)) = self.slots.get_mut(id) else { return };
+        let open = self.gate == Gate::Open;
+        let outputs = live.execution.decide(open, self.limits.segments);
+        let mut writes = Vec::with_capacity(outputs.len() * 2);
+        for output in outputs {
+            match output {
+                Output::Task(mut task) => {
+                    task.recovered = live.recovered;
+                    writes.push((false, Body::Task(task)));
+                }
+                Output::End(event, record) => {
+                    if !live.stored.contains(&event.id) {
+                        writes.push((false, Body::Note(event)));
+                    }
+                    // Already final if a crash fell between record and event.
+                    if live.ended.is_none() {
+                        live.ended = Some(Box::new(Outcome::from(&*record)));
+                        writes.push((true, Body::Replace(record, live.revision)));
+                    }
+                }
+            }
+        }
+        if live.execution.wants_gate() {
+            match &self.gate {
+                Gate::Open => {}
+                Gate::Unsure(_) => {
+                    self.gated.insert(id.to_owned());
+                }
+                Gate::Halted(flag) if !live.halting => {
+                    live.halting = true;
+                    // Seen by us, not decided by us: it goes into the log first.
+                    writes.push((
+                        false,
+                        Body::Command(Box::new(Command {
+                            kind: CommandType::Halt,
+                            execution_id: id.to_owned(),
+                            reason: flag.reason.clone(),
+                            by: flag.by.clone(),
+                            timestamp: live.execution.at,
+                            halted: Some(flag.clone()),
+                        })),
+                    ));
+                }
+                Gate::Halted(_) => {}
+            }
+        }
+        live.unanswered += writes.len() as u32;
+        for (is_final, body) in writes {
+            let purpose = if is_final { Purpose::Final(id.to_owned()) } else { Purpose::Output(id.to_owned()) };
+            self.write(purpose, body);
+        }
+        self.settle(id);
+    }
+
+    fn answered(&mut self, id: &str) {
+        if let Some(Slot::Live(live)) = self.slots.get_mut(id) {
+            live.unanswered = live.unanswered.saturating_sub(1);
+        }
+        self.settle(id);
+    }
+
+    /// If everything that this execution caused is stored: replies, closes its entries, and lets go
+    /// of it if it has ended.
+    fn settle(&mut self, id: &str) {
+        let gated = self.gated.contains(id);
+        let Some(Slot::Live(live)) = self.slots.get_mut(id) else { return };
+        if live.unanswered > 0 || gated {
+            return;
+        }
+        let (entries, created) = (std::mem::take(&mut live.entries), live.created.take());
+        let ended = live.execution.has_ended();
+        let status = match &live.ended {
+            Some(outcome) if ended => outcome.status,
+            _ => Status::Running,
+        };
+        for (ticket, repeated) in live.replies.drain(..) {
+            let ok = Accepted { execution_id: id.to_owned(), status, repeated };
+            self.out.push_back(Out::Reply(ticket, Reply::Ok(ok)));
+        }
+        if ended {
+            let outcome = live.ended.take();
+            let notify = live.execution.record().notify.clone();
+            self.slots.remove(id);
+            self.ended += 1;
+            if let (Some(subject), Some(outcome)) = (notify, outcome) {
+                self.out.push_back(Out::Notify(subject, outcome));
+            }
+        }
+        self.close(entries, created);
+    }
+
+    fn close(&mut self, entries: Vec<u64>, created: Option<u64>) {
+        for entry in entries {
+            self.log.close(entry);
+        }
+        if let Some(entry) = created {
+            self.records.close(entry);
+        }
+    }
+}
+
+/// The record as it was at acceptance: what a final one added is derived again.
+fn as_accepted(record: &haltline_types::record::Record) -> haltline_types::record::Record {
+    haltline_types::record::Record {
+        status: Status::Running,
+        nodes_completed: 0,
+        finished_at: None,
+        duration_ms: None,
+        results: serde_json::Map::new(),
+        results_omitted: false,
+        error: None,
+        error_type: None,
+        failed_node: None,
+        reason: None,
+        event_count: None,
+        ..record.clone()
+    }
+}

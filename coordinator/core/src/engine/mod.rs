@@ -1,0 +1,261 @@
+//! A coordinator's mind: submissions, log messages and answers to writes go in; writes, replies and
+//! loads come out. It keeps log, records and tasks consistent through a crash at any point:
+//!
+//! * an execution exists from the moment its record is stored, by compare-and-swap;
+//! * everything else that a state calls for has a deterministic id, so a successor that rebuilds the
+//!   state from record and log and emits what the log lacks does no harm by emitting too much;
+//! * [`Engine::floors`] say from where a successor must read: below them all outputs are stored.
+
+mod live;
+mod submit;
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+
+use haltline_types::{
+    Timestamp,
+    control::Gate,
+    event::{Command, Event},
+    record::{Outcome, Record},
+    submit::{Reply, Submit},
+    task::Task,
+};
+
+use crate::{
+    execution::{Execution, Input},
+    floor::Floor,
+    plan::Plan,
+};
+
+/// Number of a write, by which its answer is known.
+pub type WriteId = u64;
+
+/// What is to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// A new record; there must be none under that execution id.
+    Create(Box<Record>),
+    /// A record in place of revision.
+    Replace(Box<Record>, u64),
+    /// An event that only tells.
+    Note(Box<Event>),
+    /// A task.
+    Task(Box<Task>),
+    /// A command, before it is acted on.
+    Command(Box<Command>),
+}
+
+/// What the engine wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Out {
+    /// Write it and answer with [`Engine::stored`] or [`Engine::conflicted`].
+    Write(WriteId, Body),
+    /// Read record and log of an execution and answer with [`Engine::loaded`].
+    Load(String),
+    /// Answer a request.
+    Reply(u64, Reply),
+    /// Tell a waiting client the end.
+    Notify(String, Box<Outcome>),
+}
+
+/// A compare-and-swap that found something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflict;
+
+/// A message of the log that the coordinator reads.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LogMessage {
+    /// A task's result.
+    Event(Box<Event>),
+    /// A command.
+    Command(Command),
+}
+
+/// What a load found.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The record and its revision.
+    pub record: Option<(Record, u64)>,
+    /// The pinned definition's plan; `None` if it cannot be had.
+    pub plan: Option<Arc<Plan>>,
+    /// Everything the log has of it, in order, repeats dropped.
+    pub history: Vec<(u64, LogMessage)>,
+}
+
+/// What bounds an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Executions in memory; further submissions are refused.
+    pub executions_max: usize,
+    /// Dispatch linear chains as one task.
+    pub segments: bool,
+    /// How many shards there are.
+    pub shards: u32,
+}
+
+/// Why a write was made: what its answer means.
+#[derive(Clone, Debug)]
+enum Purpose {
+    Create(String),
+    /// Anything that an execution waits for.
+    Output(String),
+    Final(String),
+    Command(u64, String),
+}
+
+/// A request that waits for its execution to be stored or loaded.
+#[derive(Clone, Debug)]
+struct Waiting {
+    ticket: u64,
+    submit: Arc<Submit>,
+    body: String,
+    draw: u32,
+    plan: Arc<Plan>,
+    now: Timestamp,
+}
+
+#[derive(Debug)]
+enum Slot {
+    /// The record is being created.
+    Creating { waiting: Waiting, record: Box<Record>, entry: u64, inputs: Vec<(u64, Input)> },
+    /// Record and log are being read.
+    Loading(Loading),
+    Live(Box<Live>),
+}
+
+/// What waits for a load.
+#[derive(Debug, Default)]
+struct Loading {
+    waiting: Vec<Waiting>,
+    inputs: Vec<(u64, Input)>,
+    /// Log entries that close when everything is stored.
+    entries: Vec<u64>,
+    /// The record's entry, likewise.
+    created: Option<u64>,
+}
+
+/// An execution in memory.
+#[derive(Debug)]
+struct Live {
+    execution: Execution,
+    revision: u64,
+    /// Writes not answered yet.
+    unanswered: u32,
+    /// Log entries that close when everything is stored.
+    entries: Vec<u64>,
+    /// The create's entry, likewise.
+    created: Option<u64>,
+    /// Requests answered when everything is stored.
+    replies: Vec<(u64, bool)>,
+    /// Ids that the log has already: not emitted again.
+    stored: HashSet<String>,
+    /// Rebuilt from the log: its tasks say so.
+    recovered: bool,
+    /// A halt command was sent; one is enough.
+    halting: bool,
+    ended: Option<Box<Outcome>>,
+}
+
+/// The engine of one coordinator.
+pub struct Engine {
+    limits: Limits,
+    gate: Gate,
+    slots: HashMap<String, Slot>,
+    writes: HashMap<WriteId, Purpose>,
+    next_write: WriteId,
+    /// Executions that wait for the gate.
+    gated: HashSet<String>,
+    log: Floor,
+    records: Floor,
+    out: VecDeque<Out>,
+    /// Executions brought to their end, in all.
+    ended: u64,
+}
+
+impl Engine {
+    /// An engine that starts reading at the given floors.
+    pub fn new(limits: Limits, log_floor: u64, records_floor: u64) -> Self {
+        Self {
+            limits,
+            gate: Gate::Unsure("the control flag has not been read yet".into()),
+            slots: HashMap::new(),
+            writes: HashMap::new(),
+            next_write: 0,
+            gated: HashSet::new(),
+            log: Floor::new(log_floor),
+            records: Floor::new(records_floor),
+            out: VecDeque::new(),
+            ended: 0,
+        }
+    }
+
+    /// What is to be done next, in order.
+    pub fn take(&mut self) -> Option<Out> {
+        self.out.pop_front()
+    }
+    /// Positions in the log and in the records' stream below which everything is taken care of.
+    pub fn floors(&self) -> (u64, u64) {
+        (self.log.get(), self.records.get())
+    }
+    /// Executions in memory.
+    pub fn running(&self) -> usize {
+        self.slots.len()
+    }
+    /// Writes not answered yet.
+    pub fn unanswered(&self) -> usize {
+        self.writes.len()
+    }
+    /// Executions brought to their end.
+    pub fn ended(&self) -> u64 {
+        self.ended
+    }
+    /// The ids of executions in memory.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.slots.keys().map(String::as_str)
+    }
+
+    /// What the guard says from now on.
+    pub fn set_gate(&mut self, gate: Gate) {
+        if gate == self.gate {
+            return;
+        }
+        let waits = matches!(gate, Gate::Unsure(_));
+        self.gate = gate;
+        if !waits {
+            let mut gated: Vec<String> = self.gated.drain().collect();
+            gated.sort_unstable();
+            for id in gated {
+                self.advance(&id);
+            }
+        }
+    }
+
+    /// A record that may lack some of its outputs: found after a start, by reading records from the
+    /// floor.
+    pub fn found_record(&mut self, execution_id: &str, revision: u64, terminal: bool) {
+        let entry = self.records.open(Some(revision));
+        if terminal {
+            self.records.close(entry);
+            return;
+        }
+        match self.slots.get_mut(execution_id) {
+            Some(Slot::Live(live)) if live.created.is_none() && live.unanswered > 0 => live.created = Some(entry),
+            Some(Slot::Loading(loading)) if loading.created.is_none() => loading.created = Some(entry),
+            Some(_) => self.records.close(entry),
+            None => self.load(execution_id, Loading { created: Some(entry), ..Loading::default() }),
+        }
+    }
+
+    fn load(&mut self, id: &str, loading: Loading) {
+        self.slots.insert(id.to_owned(), Slot::Loading(loading));
+        self.out.push_back(Out::Load(id.to_owned()));
+    }
+
+    fn write(&mut self, purpose: Purpose, body: Body) {
+        self.next_write += 1;
+        self.writes.insert(self.next_write, purpose);
+        self.out.push_back(Out::Write(self.next_write, body));
+    }
+}

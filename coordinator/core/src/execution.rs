@@ -1,0 +1,233 @@
+//! An execution's state and its one mutator, used live and in recovery alike.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use haltline_types::{
+    Timestamp,
+    control::Flag,
+    event::{Command, CommandType, Event, EventType},
+    record::Record,
+};
+use serde_json::{Map, Value};
+
+use crate::plan::Plan;
+
+/// Where a node stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum NodeState {
+    /// Waits for this many dependencies.
+    Waiting(u32),
+    /// In the ready queue.
+    Ready,
+    /// In a task.
+    InTask,
+    /// Completed, with its outputs.
+    Done(Map<String, Value>),
+    /// Failed or refused.
+    Ended,
+}
+
+/// Why no further node starts.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Stop {
+    Failed { node: String, error: String, error_type: String },
+    Halted(Flag),
+    Cancelled { by: String, reason: String },
+}
+
+/// What can change an execution.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// The result that ends a task.
+    Result(Box<Event>),
+    /// A command.
+    Command(Command),
+}
+
+/// What an input did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// The state changed.
+    Changed,
+    /// It was known already, came too late, or is about something else: nothing changed.
+    Ignored,
+}
+
+/// An execution that was accepted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Execution {
+    pub(crate) record: Record,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) nodes: Vec<NodeState>,
+    /// Nodes to dispatch, in the order they became ready.
+    pub(crate) ready: VecDeque<u32>,
+    pub(crate) outstanding: u32,
+    pub(crate) completed: u32,
+    /// Events stored so far, as far as inputs tell: `execution_started` and those of ended tasks.
+    pub(crate) events: u32,
+    pub(crate) stop: Option<Stop>,
+    pub(crate) ended: bool,
+    /// The time of the last input: time comes in with inputs only.
+    pub(crate) at: Timestamp,
+}
+
+impl Execution {
+    /// The state at acceptance.
+    pub fn accept(record: Record, plan: Arc<Plan>) -> Self {
+        let mut nodes = Vec::with_capacity(plan.len());
+        let mut ready = VecDeque::new();
+        for i in 0..plan.len() as u32 {
+            let deps = plan.node(i).deps.len() as u32;
+            if deps == 0 {
+                ready.push_back(i);
+                nodes.push(NodeState::Ready);
+            } else {
+                nodes.push(NodeState::Waiting(deps));
+            }
+        }
+        let at = record.started_at;
+        Self { record, plan, nodes, ready, outstanding: 0, completed: 0, events: 1, stop: None, ended: false, at }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.record.correlation.execution_id
+    }
+    /// Its record as of acceptance.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+    /// Nodes completed.
+    pub fn completed(&self) -> u32 {
+        self.completed
+    }
+    /// Tasks dispatched whose result has not come.
+    pub fn outstanding(&self) -> u32 {
+        self.outstanding
+    }
+    /// Whether its end was decided.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The one mutator.
+    pub fn apply(&mut self, input: &Input) -> Applied {
+        if self.ended {
+            return Applied::Ignored;
+        }
+        match input {
+            Input::Result(event) => self.apply_result(event),
+            Input::Command(command) => self.apply_command(command),
+        }
+    }
+
+    fn apply_result(&mut self, event: &Event) -> Applied {
+        let Some(i) = event.node_id.as_deref().and_then(|id| self.plan.find(id)) else { return Applied::Ignored };
+        if matches!(self.nodes[i as usize], NodeState::Done(_) | NodeState::Ended) {
+            return Applied::Ignored; // the first result by log order stands
+        }
+        self.at = self.at.max(event.timestamp);
+        self.events += event.task_events.unwrap_or(1);
+        // The first node not done yet is where the task began: it is no longer outstanding, also if
+        // this state (rebuilt from the log) never dispatched it.
+        let head = event.segment.first().and_then(|s| self.plan.find(&s.node_id)).unwrap_or(i);
+        self.leave_task(head);
+        for done in &event.segment {
+            if let Some(n) = self.plan.find(&done.node_id) {
+                self.complete(n, done.outputs.clone());
+            }
+        }
+        match event.kind {
+            EventType::NodeCompleted => {
+                self.complete(i, event.outputs.clone().unwrap_or_default());
+            }
+            EventType::NodeFailed => {
+                self.nodes[i as usize] = NodeState::Ended;
+                self.stop_with(Stop::Failed {
+                    node: event.node_id.clone().unwrap_or_default(),
+                    error: event.error.clone().unwrap_or_default(),
+                    error_type: event.error_type.clone().unwrap_or_default(),
+                });
+            }
+            EventType::NodeRefused => {
+                self.nodes[i as usize] = NodeState::Ended;
+                if event.halted.is_none() {
+                    let by = event.by.clone().unwrap_or_default();
+                    self.stop_with(Stop::Cancelled { by, reason: event.reason.clone().unwrap_or_default() });
+                }
+            }
+            // Only results are inputs.
+            EventType::ExecutionStarted
+            | EventType::NodeStarted
+            | EventType::NodeRetrying
+            | EventType::ExecutionCompleted
+            | EventType::ExecutionFailed
+            | EventType::ExecutionHalted
+            | EventType::ExecutionCancelled
+            | EventType::EmergencyStateChanged => return Applied::Ignored,
+        }
+        if let Some(flag) = &event.halted {
+            self.stop_with(Stop::Halted(flag.clone()));
+        }
+        Applied::Changed
+    }
+
+    fn apply_command(&mut self, command: &Command) -> Applied {
+        if self.stop.is_some() {
+            return Applied::Ignored;
+        }
+        self.at = self.at.max(command.timestamp);
+        match command.kind {
+            CommandType::Cancel => self.stop_with(Stop::Cancelled { by: command.by.clone(), reason: command.reason.clone() }),
+            CommandType::Halt => {
+                let flag = command.halted.clone();
+                self.stop_with(Stop::Halted(flag.unwrap_or_else(|| Flag::unreadable(command.reason.clone(), 0, None))));
+            }
+        }
+        Applied::Changed
+    }
+
+    fn stop_with(&mut self, stop: Stop) {
+        // The first reason by log order stands.
+        if self.stop.is_none() {
+            self.stop = Some(stop);
+        }
+    }
+
+    /// The task that began at `head` is over: its nodes wait again, until results say otherwise.
+    fn leave_task(&mut self, head: u32) {
+        if self.nodes[head as usize] == NodeState::InTask {
+            self.outstanding -= 1;
+        }
+        let mut at = Some(head);
+        while let Some(i) = at {
+            let in_task = self.nodes[i as usize] == NodeState::InTask;
+            if in_task {
+                let left = self.plan.node(i).deps.iter().filter(|d| !matches!(self.nodes[**d as usize], NodeState::Done(_))).count();
+                self.nodes[i as usize] = NodeState::Waiting(left as u32);
+            }
+            at = self.plan.node(i).chain_next.filter(|_| in_task || i == head);
+        }
+    }
+
+    fn complete(&mut self, i: u32, outputs: Map<String, Value>) {
+        match self.nodes[i as usize] {
+            NodeState::Done(_) | NodeState::Ended => return,
+            // Rebuilt from the log: the task was dispatched in an earlier life.
+            NodeState::Ready => self.ready.retain(|r| *r != i),
+            NodeState::Waiting(_) | NodeState::InTask => {}
+        }
+        self.nodes[i as usize] = NodeState::Done(outputs);
+        self.completed += 1;
+        let plan = self.plan.clone();
+        for next in &plan.node(i).dependents {
+            if let NodeState::Waiting(left) = &mut self.nodes[*next as usize] {
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    self.nodes[*next as usize] = NodeState::Ready;
+                    self.ready.push_back(*next);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! What a state calls for: tasks to dispatch, or the end. Everything has a deterministic id and
+//! content, so that emitting it twice is harmless.
+
+use std::collections::BTreeMap;
+
+use haltline_types::{
+    Millis, Timestamp,
+    definition::{InputRef, look_up},
+    event::{Event, EventType, event_id},
+    ids::traceparent,
+    limits::{EXECUTION_MS_MAX, RELEASED_TASKS_MAX, RESULTS_BYTES_MAX, TASK_INPUT_BYTES_MAX},
+    record::{Record, Status},
+    task::{Task, TaskInput, TaskNode, task_id, token},
+};
+use serde_json::{Map, Value};
+
+use crate::execution::{Execution, NodeState, Stop};
+
+/// What a decision emits.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// A task, for the type of its first node.
+    Task(Box<Task>),
+    /// The end: the terminal event and the final record.
+    End(Box<Event>, Box<Record>),
+}
+
+impl Execution {
+    /// `execution_started`: the first event.
+    pub fn started_event(&self) -> Event {
+        let r = &self.record;
+        let mut event = Event::new(EventType::ExecutionStarted, event_id::started(self.id()), &r.correlation, r.started_at);
+        event.node_count = Some(r.node_count);
+        event.workflow_version = Some(r.workflow_version.clone());
+        event.traceparent = Some(traceparent(self.id()));
+        event
+    }
+
+    /// Whether there is anything that only an open gate lets out.
+    pub fn wants_gate(&self) -> bool {
+        self.stop.is_none() && !self.ready.is_empty() && (self.outstanding as usize) < RELEASED_TASKS_MAX
+    }
+
+    /// Takes what is due now. Tasks only if `gate_open`. `segments`: linear chains as one task.
+    pub fn decide(&mut self, gate_open: bool, segments: bool) -> Vec<Output> {
+        if self.ended {
+            return Vec::new();
+        }
+        if self.outstanding == 0 && (self.stop.is_some() || self.completed as usize == self.nodes.len()) {
+            self.ended = true;
+            let (event, record) = self.end();
+            return vec![Output::End(Box::new(event), Box::new(record))];
+        }
+        let mut out = Vec::new();
+        while gate_open && self.wants_gate() {
+            let Some(head) = self.ready.pop_front() else { break };
+            out.push(Output::Task(Box::new(self.dispatch(head, segments))));
+        }
+        out
+    }
+
+    fn dispatch(&mut self, head: u32, segments: bool) -> Task {
+        let left = if segments { self.plan.node(head).chain_left.max(1) } else { 1 };
+        let mut chain = Vec::with_capacity(left as usize);
+        let mut at = Some(head);
+        while let Some(i) = at.filter(|_| chain.len() < left as usize) {
+            chain.push(i);
+            at = self.plan.node(i).chain_next;
+        }
+        let mut budget = TASK_INPUT_BYTES_MAX;
+        let nodes = chain.iter().map(|i| self.task_node(*i, &chain, &mut budget)).collect();
+        for i in &chain {
+            self.nodes[*i as usize] = NodeState::InTask;
+        }
+        self.outstanding += 1;
+        let r = &self.record;
+        let limit = self.plan.definition().timeout.map_or(EXECUTION_MS_MAX, |Millis(ms)| ms);
+        Task {
+            v: haltline_types::WIRE_VERSION,
+            task_id: task_id(self.id(), &self.plan.def(head).id, 1),
+            correlation: r.correlation.clone(),
+            workflow_version: r.workflow_version.clone(),
+            shard: r.shard,
+            attempt: 1,
+            token: token(1),
+            deadline: Timestamp(r.started_at.0.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX))),
+            created_at: self.at,
+            traceparent: traceparent(self.id()),
+            recovered: false,
+            nodes,
+        }
+    }
+
+    fn task_node(&self, i: u32, chain: &[u32], budget: &mut usize) -> TaskNode {
+        let def = self.plan.def(i);
+        let inputs = def.inputs.iter().map(|(name, r)| (name.clone(), self.resolve(name, r, chain, budget))).collect::<BTreeMap<_, _>>();
+        TaskNode {
+            id: def.id.clone(),
+            name: def.title().to_owned(),
+            category: def.category.clone(),
+            kind: def.kind.clone(),
+            params: def.params.clone(),
+            inputs,
+            timeout_ms: self.plan.timeout_ms(i),
+            retry: def.retry.unwrap_or_default(),
+        }
+    }
+
+    /// Fails closed: what is not there is missing, never a default.
+    fn resolve(&self, name: &str, input: &InputRef, chain: &[u32], budget: &mut usize) -> TaskInput {
+        let found = match input {
+            InputRef::Value(v) => Some(&v.value),
+            InputRef::Input(r) => look_up(&self.record.input, &r.input),
+            InputRef::Node(r) => match self.plan.find(&r.node) {
+                Some(n) if chain.contains(&n) => return TaskInput::Earlier(r.node.clone(), r.output.clone()),
+                Some(n) => match &self.nodes[n as usize] {
+                    NodeState::Done(outputs) => look_up_output(outputs, &r.output),
+                    _ => None,
+                },
+                None => None,
+            },
+        };
+        match found {
+            None => TaskInput::Missing(describe_missing(name, input)),
+            Some(value) => {
+                let bytes = serde_json::to_vec(value).map_or(usize::MAX, |b| b.len());
+                match budget.checked_sub(bytes) {
+                    Some(left) => {
+                        *budget = left;
+                        TaskInput::Value(value.clone())
+                    }
+                    None => TaskInput::Missing(format!("input `{name}`: the inputs of this task have more than {TASK_INPUT_BYTES_MAX} bytes")),
+                }
+            }
+        }
+    }
+
+    fn end(&self) -> (Event, Record) {
+        let r = &self.record;
+        let (kind, status) = match &self.stop {
+            None => (EventType::ExecutionCompleted, Status::Completed),
+            Some(Stop::Failed { .. }) => (EventType::ExecutionFailed, Status::Failed),
+            Some(Stop::Halted(_)) => (EventType::ExecutionHalted, Status::Halted),
+            Some(Stop::Cancelled { .. }) => (EventType::ExecutionCancelled, Status::Cancelled),
+        };
+        let mut event = Event::new(kind, event_id::ended(self.id()), &r.correlation, self.at);
+        let mut record = r.clone();
+        let count = self.events + 1;
+        let duration_ms = self.at.millis_since(r.started_at) as f64;
+        let (results, omitted) = self.results();
+        event.duration_ms = Some(duration_ms);
+        event.status = Some(status.as_str().to_owned());
+        event.event_count = Some(count);
+        event.results = Some(results.clone());
+        event.results_omitted = omitted;
+        record.status = status;
+        record.nodes_completed = self.completed;
+        record.finished_at = Some(self.at);
+        record.duration_ms = Some(duration_ms);
+        record.results = results;
+        record.results_omitted = omitted;
+        record.event_count = Some(count);
+        match &self.stop {
+            None => {}
+            Some(Stop::Failed { node, error, error_type }) => {
+                event.node_id = Some(node.clone());
+                event.error = Some(error.clone());
+                event.error_type = Some(error_type.clone());
+                record.failed_node = Some(node.clone());
+                record.error = Some(error.clone());
+                record.error_type = Some(error_type.clone());
+            }
+            Some(Stop::Halted(flag)) => {
+                event.reason = Some(flag.reason.clone());
+                event.by = Some(flag.by.clone());
+                event.error_type = Some("EmergencyHalted".into());
+                event.halted = Some(flag.clone());
+                record.reason = Some(flag.sentence());
+                record.error_type = Some("EmergencyHalted".into());
+            }
+            Some(Stop::Cancelled { by, reason }) => {
+                event.reason = Some(reason.clone());
+                event.by = Some(by.clone());
+                record.reason = Some(format!("cancelled by {by}: {reason}"));
+            }
+        }
+        (event, record)
+    }
+
+    /// Outputs by node, unless they are too large for one message.
+    fn results(&self) -> (Map<String, Value>, bool) {
+        let mut results = Map::new();
+        let mut bytes = 0;
+        for (i, state) in self.nodes.iter().enumerate() {
+            if let NodeState::Done(outputs) = state {
+                let def = self.plan.def(i as u32);
+                let value = Value::Object(outputs.clone());
+                bytes += def.id.len() + 8 + serde_json::to_vec(&value).map_or(RESULTS_BYTES_MAX, |b| b.len());
+                if bytes > RESULTS_BYTES_MAX {
+                    return (Map::new(), true);
+                }
+                results.insert(def.id.clone(), value);
+            }
+        }
+        (results, false)
+    }
+}
+
+/// An output by name, or by JSON pointer into all outputs.
+pub(crate) fn look_up_output<'v>(outputs: &'v Map<String, Value>, path: &str) -> Option<&'v Value> {
+    let Some(pointer) = path.strip_prefix('/') else { return outputs.get(path) };
+    let (first, rest) = pointer.split_once('/').map_or((pointer, None), |(f, r)| (f, Some(r)));
+    let value = outputs.get(&first.replace("~1", "/").replace("~0", "~"))?;
+    match rest {
+        None => Some(value),
+        Some(rest) => value.pointer(&format!("/{rest}")),
+    }
+}
+
+fn describe_missing(name: &str, input: &InputRef) -> String {
+    match input {
+        InputRef::Node(r) => format!("input `{name}`: node `{}` gave no output `{}`", r.node, r.output),
+        InputRef::Input(r) => format!("input `{name}`: the execution's input has no `{}`", r.input),
+        InputRef::Value(_) => format!("input `{name}` is missing"),
+    }
+}

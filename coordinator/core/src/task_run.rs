@@ -1,0 +1,341 @@
+//! How a worker walks through a task: which event comes next, what is published when, where a
+//! redelivered task goes on. The worker performs what this says; the simulation does, too.
+
+use std::collections::{HashMap, HashSet};
+
+use haltline_types::{
+    Timestamp,
+    control::{Flag, Gate},
+    definition::RetryPolicy,
+    event::{Event, EventType, SegmentResult, event_id},
+    limits::{OUTPUT_BYTES_MAX, SEGMENT_BYTES_MAX},
+    task::{Task, TaskInput, TaskNode},
+};
+use serde_json::{Map, Value};
+
+use crate::outputs::look_up_output;
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// Publish `started` (unless it is in the log already), then run the node.
+    Start {
+        /// `node_started`, if it is not in the log yet.
+        started: Option<Box<Event>>,
+        /// Index into the task's nodes.
+        node: usize,
+        /// Number of the attempt.
+        attempt: u32,
+        /// Resolved inputs.
+        inputs: Map<String, Value>,
+    },
+    /// The task ends here: publish these (the last one is the result and an input), then acknowledge.
+    End(Vec<Event>),
+    /// The log has the result already: acknowledge.
+    Finished,
+    /// The flag cannot be read for certain: ask again later. Not an attempt.
+    Wait(String),
+}
+
+/// What to do after a node ran.
+#[derive(Clone, Debug, PartialEq)]
+pub enum After {
+    /// Publish as a note and go on with the next node.
+    Note(Box<Event>),
+    /// Publish as an input, then acknowledge the task.
+    End(Box<Event>),
+    /// Publish as a note, wait so many milliseconds, go on.
+    Retry(Box<Event>, u64),
+}
+
+/// How a node's attempt ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeOutcome {
+    /// It gave outputs.
+    Completed(Map<String, Value>),
+    /// It failed.
+    Failed {
+        /// Stable kind.
+        error_type: String,
+        /// One sentence.
+        message: String,
+        /// Whether another attempt can help.
+        retryable: bool,
+    },
+    /// The flag refused its side effect.
+    Halted(Flag),
+    /// It stopped because the execution was cancelled.
+    Cancelled,
+}
+
+/// A worker's walk through a task.
+#[derive(Clone, Debug)]
+pub struct TaskRun {
+    task: Task,
+    worker_id: String,
+    token: u64,
+    at: usize,
+    attempt: u32,
+    /// Ids of this task's events that are in the log or were published by this walk.
+    ids: HashSet<String>,
+    outputs: HashMap<String, Map<String, Value>>,
+    finished: bool,
+    cancelled: Option<(String, String)>,
+}
+
+impl TaskRun {
+    /// A walk for the `deliveries`-th delivery of `task`.
+    pub fn new(task: Task, worker_id: &str, deliveries: u64) -> Self {
+        let token = task.token.saturating_add(deliveries);
+        let attempt = task.attempt;
+        Self {
+            task,
+            worker_id: worker_id.to_owned(),
+            token,
+            at: 0,
+            attempt,
+            ids: HashSet::new(),
+            outputs: HashMap::new(),
+            finished: false,
+            cancelled: None,
+        }
+    }
+
+    /// The task.
+    pub fn task(&self) -> &Task {
+        &self.task
+    }
+    /// Fencing token of this delivery.
+    pub fn token(&self) -> u64 {
+        self.token
+    }
+
+    /// Takes in what the log has of the execution: nodes that are done are not run again.
+    pub fn learn<'e>(&mut self, events: impl IntoIterator<Item = &'e Event>) {
+        let mut by_node: HashMap<&str, Vec<&Event>> = HashMap::new();
+        for event in events {
+            if let Some(node) = event.node_id.as_deref() {
+                by_node.entry(node).or_default().push(event);
+            }
+        }
+        for i in 0..self.task.nodes.len() {
+            let node = self.task.nodes[i].id.clone();
+            for event in by_node.get(node.as_str()).into_iter().flatten() {
+                self.ids.insert(event.id.clone());
+                match event.kind {
+                    EventType::NodeCompleted => {
+                        self.outputs.insert(node.clone(), event.outputs.clone().unwrap_or_default());
+                        // A result that ends a task carries the number of its events.
+                        self.finished |= event.task_events.is_some();
+                        if self.at == i {
+                            self.at += 1;
+                            self.attempt = 1;
+                        }
+                    }
+                    EventType::NodeFailed | EventType::NodeRefused => self.finished = true,
+                    EventType::NodeRetrying if self.at == i => {
+                        self.attempt = self.attempt.max(event.attempt.unwrap_or(0) + 1);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.finished |= self.at >= self.task.nodes.len();
+    }
+
+    /// The execution was cancelled: no further node starts.
+    pub fn cancel(&mut self, by: &str, reason: &str) {
+        self.cancelled.get_or_insert_with(|| (by.to_owned(), reason.to_owned()));
+    }
+
+    /// What comes next, given what the guard says at `now`.
+    pub fn next(&mut self, gate: &Gate, now: Timestamp) -> Next {
+        if self.finished || self.at >= self.task.nodes.len() {
+            return Next::Finished;
+        }
+        match gate {
+            Gate::Halted(flag) => return Next::End(vec![self.refuse_halted(now, flag.clone(), None)]),
+            Gate::Unsure(why) if self.cancelled.is_none() => return Next::Wait(why.clone()),
+            Gate::Unsure(_) | Gate::Open => {}
+        }
+        if let Some((by, reason)) = self.cancelled.clone() {
+            return Next::End(vec![self.refuse_cancelled(now, by, reason)]);
+        }
+        let started = self.started(now);
+        if now > self.task.deadline {
+            let message = format!("the execution's deadline {} has passed", self.task.deadline);
+            return Next::End(self.fail_unrun(started, now, "DeadlineExceeded", message));
+        }
+        match self.inputs() {
+            Ok(inputs) => Next::Start { started: started.map(Box::new), node: self.at, attempt: self.attempt, inputs },
+            Err(message) => Next::End(self.fail_unrun(started, now, "MissingInput", message)),
+        }
+    }
+
+    /// What follows from how the node ran. `gate` is the guard's word after it; `can_run_next` says
+    /// whether this worker has the next node's type; `delay` gives the retry delay.
+    pub fn after(
+        &mut self,
+        outcome: NodeOutcome,
+        gate: &Gate,
+        can_run_next: bool,
+        now: Timestamp,
+        duration_ms: f64,
+        delay: impl FnOnce(&RetryPolicy, u32) -> u64,
+    ) -> After {
+        let flag = match gate {
+            Gate::Halted(flag) => Some(flag.clone()),
+            Gate::Open | Gate::Unsure(_) => None,
+        };
+        match too_large(outcome) {
+            NodeOutcome::Completed(outputs) => {
+                let mut e = self.event(EventType::NodeCompleted, now);
+                e.status = Some("success".into());
+                e.duration_ms = Some(duration_ms);
+                e.outputs = Some(outputs.clone());
+                e.halted = flag.clone();
+                let last = self.at + 1 == self.task.nodes.len();
+                self.outputs.insert(self.node().id.clone(), outputs);
+                let full = self.outputs.values().map(size).sum::<usize>() > SEGMENT_BYTES_MAX;
+                if last || flag.is_some() || !can_run_next || full || self.cancelled.is_some() {
+                    return After::End(Box::new(self.result(e)));
+                }
+                self.ids.insert(e.id.clone());
+                self.at += 1;
+                self.attempt = 1;
+                After::Note(Box::new(e))
+            }
+            NodeOutcome::Failed { error_type, message, retryable } => {
+                let policy = self.node().retry;
+                let again = retryable && self.attempt < policy.attempts;
+                // A halt or cancel keeps the next attempt from starting: that is what ended the node.
+                if again && let Some(flag) = flag {
+                    return After::End(Box::new(self.refuse_halted(now, flag, Some(duration_ms))));
+                }
+                if again && let Some((by, reason)) = self.cancelled.clone() {
+                    return After::End(Box::new(self.refuse_cancelled(now, by, reason)));
+                }
+                let mut e = self.event(if again { EventType::NodeRetrying } else { EventType::NodeFailed }, now);
+                e.duration_ms = Some(duration_ms);
+                e.error = Some(message);
+                e.error_type = Some(error_type);
+                if !again {
+                    e.halted = flag;
+                    return After::End(Box::new(self.result(e)));
+                }
+                let wait = delay(&policy, self.attempt);
+                e.retry_in_ms = Some(wait);
+                self.ids.insert(e.id.clone());
+                self.attempt += 1;
+                After::Retry(Box::new(e), wait)
+            }
+            NodeOutcome::Halted(flag) => After::End(Box::new(self.refuse_halted(now, flag, Some(duration_ms)))),
+            NodeOutcome::Cancelled => {
+                let (by, reason) = self.cancelled.clone().unwrap_or_default();
+                After::End(Box::new(self.refuse_cancelled(now, by, reason)))
+            }
+        }
+    }
+
+    fn node(&self) -> &TaskNode {
+        &self.task.nodes[self.at]
+    }
+
+    fn event(&self, kind: EventType, now: Timestamp) -> Event {
+        let (execution, node) = (&self.task.correlation.execution_id, self.node());
+        let id = match kind {
+            EventType::NodeStarted => event_id::node_started(execution, &node.id, self.attempt),
+            EventType::NodeRetrying => event_id::node_retrying(execution, &node.id, self.attempt),
+            _ => event_id::node_result(execution, &node.id),
+        };
+        let mut e = Event::new(kind, id, &self.task.correlation, now);
+        e.node_id = Some(node.id.clone());
+        e.node_name = Some(node.name.clone());
+        e.node_category = Some(node.category.clone());
+        e.attempt = Some(self.attempt);
+        e.token = Some(self.token);
+        e.worker_id = Some(self.worker_id.clone());
+        e
+    }
+
+    fn started(&mut self, now: Timestamp) -> Option<Event> {
+        let mut e = self.event(EventType::NodeStarted, now);
+        e.traceparent = Some(self.task.traceparent.clone());
+        self.ids.insert(e.id.clone()).then_some(e)
+    }
+
+    /// Makes `e` the result that ends the task.
+    fn result(&mut self, mut e: Event) -> Event {
+        self.ids.insert(e.id.clone());
+        self.finished = true;
+        e.task_events = Some(self.ids.len() as u32);
+        e.segment = self.task.nodes[..self.at]
+            .iter()
+            .map(|n| SegmentResult { node_id: n.id.clone(), outputs: self.outputs.get(&n.id).cloned().unwrap_or_default() })
+            .collect();
+        e
+    }
+
+    fn refuse_halted(&mut self, now: Timestamp, flag: Flag, duration_ms: Option<f64>) -> Event {
+        let mut e = self.event(EventType::NodeRefused, now);
+        e.duration_ms = duration_ms;
+        e.error_type = Some("EmergencyHalted".into());
+        e.error = Some(flag.sentence());
+        e.reason = Some(flag.reason.clone());
+        e.by = Some(flag.by.clone());
+        e.halted = Some(flag);
+        self.result(e)
+    }
+
+    fn refuse_cancelled(&mut self, now: Timestamp, by: String, reason: String) -> Event {
+        let mut e = self.event(EventType::NodeRefused, now);
+        e.error_type = Some("Cancelled".into());
+        e.reason = Some(reason);
+        e.by = Some(by);
+        self.result(e)
+    }
+
+    /// A node that cannot run counts as started and failed, so that its history reads like any other.
+    fn fail_unrun(&mut self, started: Option<Event>, now: Timestamp, error_type: &str, message: String) -> Vec<Event> {
+        let mut e = self.event(EventType::NodeFailed, now);
+        e.duration_ms = Some(0.0);
+        e.error_type = Some(error_type.into());
+        e.error = Some(message);
+        let result = self.result(e);
+        started.into_iter().chain([result]).collect()
+    }
+
+    fn inputs(&self) -> Result<Map<String, Value>, String> {
+        let mut inputs = Map::new();
+        for (name, input) in &self.node().inputs {
+            let value = match input {
+                TaskInput::Value(v) => v.clone(),
+                TaskInput::Missing(why) => return Err(why.clone()),
+                TaskInput::Earlier(node, output) => self
+                    .outputs
+                    .get(node)
+                    .and_then(|o| look_up_output(o, output))
+                    .cloned()
+                    .ok_or_else(|| format!("input `{name}`: node `{node}` gave no output `{output}`"))?,
+            };
+            inputs.insert(name.clone(), value);
+        }
+        Ok(inputs)
+    }
+}
+
+fn size(outputs: &Map<String, Value>) -> usize {
+    serde_json::to_vec(outputs).map_or(usize::MAX / 64, |b| b.len())
+}
+
+/// Outputs above the limit are a failure, not a truncated success.
+fn too_large(outcome: NodeOutcome) -> NodeOutcome {
+    match outcome {
+        NodeOutcome::Completed(outputs) if size(&outputs) > OUTPUT_BYTES_MAX => NodeOutcome::Failed {
+            error_type: "OutputTooLarge".into(),
+            message: format!("the outputs have {} bytes, more than {OUTPUT_BYTES_MAX}", size(&outputs)),
+            retryable: false,
+        },
+        other => other,
+    }
+}

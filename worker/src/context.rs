@@ -1,0 +1,162 @@
+//! What a running node sees: its inputs, who it is, and the door to side effects.
+
+use haltline_common::{
+    control_watch::ControlWatch,
+    types::{
+        Timestamp,
+        control::{Flag, Gate},
+        event::Correlation,
+    },
+};
+use rust_decimal::Decimal;
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+/// What a node gives, by output name.
+pub type Outputs = Map<String, Value>;
+
+/// Why an attempt did not succeed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum NodeError {
+    /// It failed. Whether it is tried again depends on `retryable` and the node's policy.
+    #[error("{message}")]
+    Failed {
+        /// Stable kind, as `Timeout`, `Connection`, `InvalidInput`.
+        error_type: String,
+        /// One sentence that names the cause.
+        message: String,
+        /// Whether another attempt can succeed.
+        retryable: bool,
+    },
+    /// The flag refused the side effect; nothing was done.
+    #[error("EmergencyHalted: {}", .0.sentence())]
+    Halted(Flag),
+    /// The execution was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl NodeError {
+    /// A failure that no repeat can help.
+    pub fn fatal(error_type: &str, message: impl Into<String>) -> Self {
+        Self::Failed { error_type: error_type.into(), message: message.into(), retryable: false }
+    }
+    /// A failure to connect or to get an answer in time: worth another attempt.
+    pub fn retryable(error_type: &str, message: impl Into<String>) -> Self {
+        Self::Failed { error_type: error_type.into(), message: message.into(), retryable: true }
+    }
+    /// An input or parameter that is not what the type needs.
+    pub fn invalid(name: &str, message: impl std::fmt::Display) -> Self {
+        Self::fatal("InvalidInput", format!("`{name}` {message}"))
+    }
+}
+
+/// One attempt of one node.
+pub struct Context {
+    /// Execution, workflow, bot and strategy.
+    pub correlation: Correlation,
+    /// The node.
+    pub node_id: String,
+    /// Parameters from the definition.
+    pub params: Map<String, Value>,
+    /// Resolved inputs.
+    pub inputs: Map<String, Value>,
+    /// Number of this attempt, from 1.
+    pub attempt: u32,
+    /// Fencing token: higher is newer; a venue refuses a lower one than it has seen.
+    pub token: u64,
+    /// When the whole task must have started.
+    pub deadline: Timestamp,
+    /// W3C trace context.
+    pub traceparent: String,
+    /// Cancelled when the execution is cancelled or the worker gives up draining.
+    pub cancel: CancellationToken,
+    pub(crate) control: Option<ControlWatch>,
+}
+
+impl Context {
+    /// The same for every attempt of this node in this execution: what makes a repeated effect
+    /// recognisable.
+    pub fn idempotency_key(&self) -> String {
+        format!("{}/{}", self.correlation.execution_id, self.node_id)
+    }
+
+    /// An input, else the parameter of that name. `null` counts as absent.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.inputs.get(name).or_else(|| self.params.get(name)).filter(|v| !v.is_null())
+    }
+
+    /// The same, which must be there.
+    pub fn require(&self, name: &str) -> Result<&Value, NodeError> {
+        self.get(name)
+            .ok_or_else(|| NodeError::fatal("MissingInput", format!("`{name}` is neither an input nor a parameter of node `{}`", self.node_id)))
+    }
+
+    /// A text that must be there.
+    pub fn text(&self, name: &str) -> Result<&str, NodeError> {
+        self.require(name)?.as_str().ok_or_else(|| NodeError::invalid(name, "must be a text"))
+    }
+
+    /// A decimal number that must be there, from a JSON number or a text.
+    pub fn decimal(&self, name: &str) -> Result<Decimal, NodeError> {
+        to_decimal(name, self.require(name)?)
+    }
+
+    /// A decimal number, if it is there.
+    pub fn decimal_opt(&self, name: &str) -> Result<Option<Decimal>, NodeError> {
+        self.get(name).map(|v| to_decimal(name, v)).transpose()
+    }
+
+    /// Performs a side effect, if the control flag allows it at this very moment. The only door to
+    /// the world outside: what does not pass here is not stopped by a halt.
+    ///
+    /// While the flag cannot be read for certain this waits; the node's time-out bounds the wait.
+    pub async fn effect<T, F>(&self, perform: impl FnOnce() -> F) -> Result<T, NodeError>
+    where
+        F: Future<Output = Result<T, NodeError>>,
+    {
+        if let Some(control) = &self.control
+            && let Gate::Halted(flag) = control.sure().await
+        {
+            haltline_common::metrics::GUARD_REFUSALS.inc();
+            return Err(NodeError::Halted(flag));
+        }
+        if self.cancel.is_cancelled() {
+            return Err(NodeError::Cancelled);
+        }
+        perform().await
+    }
+
+    /// A context for a node's own unit tests: no worker, no server, an open gate.
+    pub fn for_test(params: Map<String, Value>, inputs: Map<String, Value>) -> Self {
+        Self {
+            correlation: Correlation {
+                execution_id: "exec_test_00000000".into(),
+                workflow_id: "test".into(),
+                bot_id: String::new(),
+                strategy_id: String::new(),
+            },
+            node_id: "node".into(),
+            params,
+            inputs,
+            attempt: 1,
+            token: 1,
+            deadline: Timestamp(i64::MAX),
+            traceparent: String::new(),
+            cancel: CancellationToken::new(),
+            control: None,
+        }
+    }
+}
+
+/// Reads a decimal: from a text, or from a JSON number by its shortest decimal form.
+pub fn to_decimal(name: &str, value: &Value) -> Result<Decimal, NodeError> {
+    let text = match value {
+        Value::String(s) => s.trim().to_owned(),
+        Value::Number(n) => n.to_string(),
+        _ => return Err(NodeError::invalid(name, "must be a number, or a text with one")),
+    };
+    text.parse::<Decimal>()
+        .or_else(|_| Decimal::from_scientific(&text))
+        .map_err(|e| NodeError::invalid(name, format!("`{text}` is not a decimal number: {e}")))
+}
