@@ -1,6 +1,6 @@
 //! Fault points: named places, one for each write, where a test can kill the process as `kill -9`
-//! would. Armed by `HALTLINE_FAULT=<point>` (first passage) or `<point>:<n>` (n-th passage); free of
-//! cost and effect otherwise.
+//! would. Armed by `HALTLINE_FAULT=<point>[:<n>][@<file>]`: at the n-th passage (default the first)
+//! it kills this process, or the one whose pid is in the file. Free of effect otherwise.
 
 use std::sync::{
     OnceLock,
@@ -10,33 +10,46 @@ use std::sync::{
 struct Armed {
     point: String,
     left: AtomicU64,
+    /// File with the pid of another process to kill instead of this one.
+    other: Option<String>,
 }
 
 static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
 
-/// Arms the point that `spec` names. Called once, by the configuration, before services start.
+/// Arms the point that `spec` names. Called once, by the command line, before services start.
 pub fn arm(spec: Option<&str>) {
     let armed = spec.map(|s| {
-        let (point, nth) = s.split_once(':').unwrap_or((s, "1"));
-        Armed { point: point.to_owned(), left: AtomicU64::new(nth.parse().unwrap_or(1).max(1)) }
+        let (point, other) = s.split_once('@').map_or((s, None), |(p, o)| (p, Some(o.to_owned())));
+        let (point, nth) = point.split_once(':').unwrap_or((point, "1"));
+        Armed { point: point.to_owned(), left: AtomicU64::new(nth.parse().unwrap_or(1).max(1)), other }
     });
     // A second call finds it set: the first one counts.
     let _ = ARMED.set(armed);
 }
 
-/// Dies here if this point is armed.
+/// Kills here if this point is armed.
 pub fn point(name: &str) {
     let Some(Some(armed)) = ARMED.get() else { return };
-    if armed.point == name && armed.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-        eprintln!("fault point {name}: killing this process");
-        die();
+    if armed.point != name || armed.left.fetch_sub(1, Ordering::Relaxed) != 1 {
+        return;
+    }
+    match &armed.other {
+        None => {
+            eprintln!("fault point {name}: killing this process");
+            // A real SIGKILL, so that exit handlers, destructors and buffers get no chance.
+            kill(&std::process::id().to_string());
+            std::process::abort();
+        }
+        Some(file) => match std::fs::read_to_string(file) {
+            Ok(pid) => {
+                eprintln!("fault point {name}: killing process {}", pid.trim());
+                kill(pid.trim());
+            }
+            Err(e) => eprintln!("fault point {name}: cannot read {file}: {e}"),
+        },
     }
 }
 
-/// Ends the process without any clean-up, as `kill -9` does.
-fn die() -> ! {
-    let pid = std::process::id().to_string();
-    // A real SIGKILL, so that exit handlers, destructors and buffers get no chance.
-    let _ = std::process::Command::new("kill").args(["-9", &pid]).status();
-    std::process::abort()
+fn kill(pid: &str) {
+    let _ = std::process::Command::new("kill").args(["-9", pid]).status();
 }

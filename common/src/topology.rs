@@ -175,7 +175,7 @@ pub async fn ensure(link: &Link, storage: &StorageSettings) -> Result<Vec<Change
         changes.extend(change);
     }
     for kind in built_in_types() {
-        changes.extend(ensure_task_consumer(link, &kind.name, storage.replicas).await?);
+        changes.extend(ensure_task_consumer(link, &kind.name, Some(storage.replicas)).await?);
     }
     Ok(changes)
 }
@@ -255,8 +255,8 @@ fn reconcile(current: &mut Value, wanted: &Value) -> Vec<String> {
     differing
 }
 
-/// Makes the durable consumer of a node type's tasks.
-pub async fn ensure_task_consumer(link: &Link, kind: &str, replicas: usize) -> Result<Option<Change>, EnsureError> {
+/// Makes the durable consumer of a node type's tasks; with as many copies as its stream by default.
+pub async fn ensure_task_consumer(link: &Link, kind: &str, replicas: Option<usize>) -> Result<Option<Change>, EnsureError> {
     let stream = link.names.tasks_stream();
     let name = Names::task_consumer(kind);
     let filter = link.names.tasks_of_type(kind);
@@ -274,7 +274,7 @@ pub async fn ensure_task_consumer(link: &Link, kind: &str, replicas: usize) -> R
         // What all workers together may hold of one type.
         "max_ack_pending": 20_000,
         "max_waiting": 4096,
-        "num_replicas": replicas,
+        "num_replicas": replicas.unwrap_or(0),
         "metadata": metadata("task consumer"),
     });
     let failed = |source| EnsureError::Failed { what: format!("consumer {name}"), source };

@@ -2,6 +2,7 @@
 
 use haltline_common::{
     control_watch::ControlWatch,
+    fault, metrics,
     types::{
         Timestamp,
         control::{Flag, Gate},
@@ -31,6 +32,10 @@ pub enum NodeError {
     /// The flag refused the side effect; nothing was done.
     #[error("EmergencyHalted: {}", .0.sentence())]
     Halted(Flag),
+    /// The flag could not be read for certain; nothing was done. The worker waits and runs the same
+    /// attempt again.
+    #[error("the control flag cannot be read for certain: {0}")]
+    Unsure(String),
     /// The execution was cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -110,21 +115,26 @@ impl Context {
     /// Performs a side effect, if the control flag allows it at this very moment. The only door to
     /// the world outside: what does not pass here is not stopped by a halt.
     ///
-    /// While the flag cannot be read for certain this waits; the node's time-out bounds the wait.
+    /// While the flag cannot be read for certain this refuses with [`NodeError::Unsure`]: pass it on.
     pub async fn effect<T, F>(&self, perform: impl FnOnce() -> F) -> Result<T, NodeError>
     where
         F: Future<Output = Result<T, NodeError>>,
     {
-        if let Some(control) = &self.control
-            && let Gate::Halted(flag) = control.sure().await
-        {
-            haltline_common::metrics::GUARD_REFUSALS.inc();
-            return Err(NodeError::Halted(flag));
+        match self.control.as_ref().map(ControlWatch::gate) {
+            Some(Gate::Halted(flag)) => {
+                metrics::GUARD_REFUSALS.inc();
+                return Err(NodeError::Halted(flag));
+            }
+            Some(Gate::Unsure(why)) => return Err(NodeError::Unsure(why)),
+            Some(Gate::Open) | None => {}
         }
         if self.cancel.is_cancelled() {
             return Err(NodeError::Cancelled);
         }
-        perform().await
+        fault::point("worker.effect");
+        let outcome = perform().await;
+        fault::point("worker.effect_done");
+        outcome
     }
 
     /// A context for a node's own unit tests: no worker, no server, an open gate.

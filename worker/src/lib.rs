@@ -2,8 +2,15 @@
 //! results. Also the SDK by which node types are added: [`Node`], [`Context`], [`Registry`].
 
 mod context;
+mod flight;
+mod node_run;
 pub mod nodes;
+mod presence;
+mod puller;
 mod registry;
+mod run;
+mod task;
 
-pub use context::{Context, NodeError, Outputs};
+pub use context::{Context, NodeError, Outputs, to_decimal};
 pub use registry::{Node, Registry};
+pub use run::run;

@@ -9,6 +9,7 @@
 //! | `<ns>.events.control.note.global` | changes of the control flag |
 //! | `<ns>.tasks.<type>.<shard>.<execution>` | tasks |
 //! | `<ns>.submit.<shard>`, `<ns>.cancel.<shard>` | requests to a coordinator (core NATS) |
+//! | `<ns>.coordinator` | asks the active coordinator who it is (core NATS) |
 //! | `<ns>.stop.<execution>` | hint to workers that an execution was cancelled (core NATS) |
 
 use crate::ids::{shard_of, token};
@@ -158,6 +159,10 @@ impl Names {
     pub fn cancel_all(&self) -> String {
         format!("{}.cancel.*", self.ns)
     }
+    /// Asks the active coordinator who it is.
+    pub fn coordinator(&self) -> String {
+        format!("{}.coordinator", self.ns)
+    }
     /// Hint that an execution was cancelled.
     pub fn stop(&self, execution_id: &str) -> String {
         format!("{}.stop.{}", self.ns, token(execution_id))
@@ -167,6 +172,14 @@ impl Names {
         format!("{}.stop.*", self.ns)
     }
 
+    /// Key of the coordinators' checkpoint.
+    pub fn checkpoint_key() -> &'static str {
+        "coordinator"
+    }
+    /// Subject filter of all pointers to latest versions.
+    pub fn latest_all(&self) -> String {
+        Self::kv_subject(&self.definitions_bucket(), "*.latest")
+    }
     /// Key of a definition's version.
     pub fn definition_key(workflow_id: &str, version: &str) -> String {
         format!("{}.v.{}", token(workflow_id), token(version))

@@ -151,7 +151,8 @@ impl Engine {
         self.out.push_back(Out::Reply(ticket, Reply::Ok(ok)));
     }
 
-    pub(super) fn refuse(&mut self, ticket: u64, e: ApiError) {
+    /// Answers a request with an error.
+    pub fn refuse(&mut self, ticket: u64, e: ApiError) {
         self.out.push_back(Out::Reply(ticket, Reply::Error(e)));
     }
 }

@@ -1,0 +1,44 @@
+//! Reading an execution back: its record, its plan, and what the log has of it.
+
+use std::{sync::Arc, time::Duration};
+
+use haltline_common::{Link, history, kv, retry::Reconnect};
+use haltline_core::{Loaded, LogMessage, Plan};
+
+use crate::plans;
+
+/// Loads until it succeeds: an execution that cannot be read now must not be forgotten.
+pub async fn load(link: Link, id: String, cached: impl Fn(&str, &str) -> Option<Arc<Plan>>) -> (String, Loaded) {
+    let mut delays = Reconnect::new(Duration::from_secs(2));
+    loop {
+        match try_load(&link, &id, &cached).await {
+            Ok(loaded) => return (id, loaded),
+            Err(why) => {
+                tracing::warn!(execution_id = id, why, "cannot read an execution back; trying again");
+                tokio::time::sleep(delays.next_delay()).await;
+            }
+        }
+    }
+}
+
+async fn try_load(link: &Link, id: &str, cached: &impl Fn(&str, &str) -> Option<Arc<Plan>>) -> Result<Loaded, String> {
+    let record = kv::record(link, id).await.map_err(|e| e.to_string())?;
+    let Some((record, revision)) = record else {
+        tracing::warn!(execution_id = id, "the log has inputs of an execution that has no record; ignored");
+        return Ok(Loaded { record: None, plan: None, history: Vec::new() });
+    };
+    let (workflow, version) = (&record.correlation.workflow_id, &record.workflow_version);
+    let plan = match cached(workflow, version) {
+        Some(plan) => plan,
+        None => plans::fetch(link, workflow, Some(version)).await.map_err(|e| e.to_string())?,
+    };
+    let history = history::read(link, id).await.map_err(|e| e.to_string())?;
+    let history = history
+        .into_iter()
+        .map(|(seq, entry)| match entry {
+            history::Entry::Event(e) => (seq, LogMessage::Event(e)),
+            history::Entry::Command(c) => (seq, LogMessage::Command(c)),
+        })
+        .collect();
+    Ok(Loaded { record: Some((record, revision)), plan: Some(plan), history })
+}

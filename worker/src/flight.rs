@@ -1,0 +1,158 @@
+//! What the tasks of a worker share: tasks in flight with their progress acknowledgements, cancels
+//! that were heard, slots by type.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_nats::Subject;
+use haltline_common::{Link, control_watch::ControlWatch, metrics, publisher::Publisher, types::event::Command};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::registry::Registry;
+
+/// Cancels remembered for tasks that are still on their way; older ones are in the log.
+const CANCELS_MAX: usize = 10_000;
+/// A task younger than this needs no sign of progress yet.
+const PROGRESS_AFTER: Duration = Duration::from_millis(700);
+
+/// Shared by all tasks of a worker.
+pub struct Flight {
+    /// The connection.
+    pub link: Link,
+    /// The worker's id.
+    pub worker_id: String,
+    /// Writes of events.
+    pub publisher: Publisher,
+    /// The guard.
+    pub control: ControlWatch,
+    /// Node types.
+    pub registry: Registry,
+    /// Slots by type.
+    pub slots: HashMap<String, Arc<Semaphore>>,
+    /// The worker takes no new work and starts no further node.
+    pub draining: CancellationToken,
+    /// The worker gives up what still runs.
+    pub abandon: CancellationToken,
+    /// Tasks finished.
+    pub done: AtomicU64,
+    tasks: Mutex<Tasks>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    next: u64,
+    running: HashMap<u64, Running>,
+    cancelled: VecDeque<Command>,
+}
+
+struct Running {
+    execution_id: String,
+    reply: Subject,
+    since: Instant,
+    cancel: CancellationToken,
+}
+
+impl Flight {
+    /// Nothing in flight.
+    #[allow(clippy::too_many_arguments, reason = "built in one place, from parts of different kinds")]
+    pub fn new(
+        link: Link,
+        worker_id: String,
+        publisher: Publisher,
+        control: ControlWatch,
+        registry: Registry,
+        slots: HashMap<String, Arc<Semaphore>>,
+        draining: CancellationToken,
+    ) -> Self {
+        Self {
+            link,
+            worker_id,
+            publisher,
+            control,
+            registry,
+            slots,
+            draining,
+            abandon: CancellationToken::new(),
+            done: AtomicU64::new(0),
+            tasks: Mutex::new(Tasks::default()),
+        }
+    }
+
+    /// The lock is never held across anything that can panic or wait.
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Enters a task; the token it gives fires when its execution is cancelled.
+    pub fn enter(self: &Arc<Self>, execution_id: &str, reply: Subject) -> Entered {
+        let cancel = self.abandon.child_token();
+        let mut tasks = self.tasks();
+        tasks.next += 1;
+        let id = tasks.next;
+        if tasks.cancelled.iter().any(|c| c.execution_id == execution_id) {
+            cancel.cancel();
+        }
+        let running = Running { execution_id: execution_id.to_owned(), reply, since: Instant::now(), cancel: cancel.clone() };
+        tasks.running.insert(id, running);
+        metrics::TASKS_IN_FLIGHT.set(tasks.running.len() as u64);
+        Entered { flight: self.clone(), id, cancel }
+    }
+
+    /// Tasks in flight.
+    pub fn len(&self) -> usize {
+        self.tasks().running.len()
+    }
+
+    /// A cancel was heard.
+    pub fn hear_cancel(&self, command: Command) {
+        let mut tasks = self.tasks();
+        for running in tasks.running.values().filter(|r| r.execution_id == command.execution_id) {
+            running.cancel.cancel();
+        }
+        if tasks.cancelled.len() >= CANCELS_MAX {
+            tasks.cancelled.pop_front();
+        }
+        tasks.cancelled.push_back(command);
+    }
+
+    /// Who cancelled an execution and why, if it was heard.
+    pub fn cancelled(&self, execution_id: &str) -> Option<(String, String)> {
+        let tasks = self.tasks();
+        tasks.cancelled.iter().find(|c| c.execution_id == execution_id).map(|c| (c.by.clone(), c.reason.clone()))
+    }
+
+    /// Tells the server that tasks in flight are being worked on, so that no other worker gets them.
+    pub async fn report_progress(&self) {
+        let replies: Vec<Subject> =
+            self.tasks().running.values().filter(|r| r.since.elapsed() >= PROGRESS_AFTER).map(|r| r.reply.clone()).collect();
+        for reply in replies {
+            if self.link.client.publish(reply, "+WPI".into()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// A task in flight; leaves when dropped.
+pub struct Entered {
+    flight: Arc<Flight>,
+    id: u64,
+    /// Fires when the execution is cancelled or the worker gives up.
+    pub cancel: CancellationToken,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut tasks = self.flight.tasks();
+        tasks.running.remove(&self.id);
+        metrics::TASKS_IN_FLIGHT.set(tasks.running.len() as u64);
+        self.flight.done.fetch_add(1, Ordering::Relaxed);
+    }
+}

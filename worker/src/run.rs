@@ -1,0 +1,126 @@
+//! A worker's life: start, work, drain.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use futures_util::StreamExt;
+use haltline_common::{
+    Link, clock,
+    config::WorkerSettings,
+    control_watch::ControlWatch,
+    kv,
+    publisher::Publisher,
+    topology,
+    types::{
+        catalog::built_in_types,
+        event::{Command, CommandType},
+        ids,
+    },
+};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{flight::Flight, presence, puller, registry::Registry};
+
+/// How often signs of progress are sent: three fit into the time after which a task is given away.
+const PROGRESS_EVERY: Duration = Duration::from_millis(900);
+
+/// Runs a worker until `stop`, then drains: unstarted work goes back at once, running nodes may go on
+/// for the configured time.
+///
+/// # Errors
+/// When the settings name types that `registry` does not have, or the server refuses what a worker
+/// needs. Lost connections are waited out.
+pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop: CancellationToken) -> anyhow::Result<()> {
+    let slots = slots(&settings, &registry)?;
+    let worker_id = if settings.id.is_empty() {
+        format!("worker-{}", &uuid::Uuid::new_v4().simple().to_string()[..8])
+    } else {
+        ids::check_id(&settings.id).map_err(|e| anyhow::anyhow!("worker.id {e}"))?;
+        settings.id.clone()
+    };
+    let publisher = Publisher::start(&link).await?;
+    announce_types(&link, &publisher, &registry, &slots).await?;
+    let mut control = ControlWatch::start(&link, "worker");
+    control.ready(Duration::from_secs(5)).await;
+    let semaphores: HashMap<_, _> = slots.iter().map(|(kind, n)| (kind.clone(), Arc::new(Semaphore::new(*n)))).collect();
+    let flight = Arc::new(Flight::new(link.clone(), worker_id.clone(), publisher, control, registry, semaphores, stop.clone()));
+    let mut cancels = link.client.subscribe(link.names.stop_all()).await?;
+    let started_at = clock::now();
+    presence::write(&flight, &slots, started_at).await;
+
+    let (pullers, tasks) = (TaskTracker::new(), TaskTracker::new());
+    for (kind, n) in &slots {
+        pullers.spawn(puller::pull(flight.clone(), kind.clone(), *n, tasks.clone()));
+    }
+    tracing::info!(worker_id, types = ?slots.keys().collect::<Vec<_>>(), "working");
+
+    let mut progress = tokio::time::interval(PROGRESS_EVERY);
+    let mut renew = tokio::time::interval(presence::EVERY);
+    let mut give_up = None;
+    loop {
+        tokio::select! {
+            () = stop.cancelled(), if give_up.is_none() => {
+                pullers.close();
+                tasks.close();
+                give_up = Some(tokio::time::Instant::now() + settings.drain.duration());
+                presence::write(&flight, &slots, started_at).await;
+                tracing::info!(worker_id, in_flight = flight.len(), "draining");
+            }
+            () = async { pullers.wait().await; tasks.wait().await }, if give_up.is_some() => break,
+            () = tokio::time::sleep_until(give_up.unwrap_or_else(tokio::time::Instant::now)), if give_up.is_some() && !flight.abandon.is_cancelled() => {
+                tracing::warn!(worker_id, in_flight = flight.len(), "still running after the drain time: giving up");
+                flight.abandon.cancel();
+            }
+            _ = progress.tick() => flight.report_progress().await,
+            _ = renew.tick() => presence::write(&flight, &slots, started_at).await,
+            Some(message) = cancels.next() => match serde_json::from_slice::<Command>(&message.payload) {
+                Ok(command) if command.kind == CommandType::Cancel => flight.hear_cancel(command),
+                Ok(_) => {}
+                Err(e) => tracing::warn!(error = %e, "malformed stop hint; ignored"),
+            },
+        }
+    }
+    presence::remove(&flight).await;
+    let _ = link.client.flush().await;
+    tracing::info!(worker_id, "drained");
+    Ok(())
+}
+
+/// Slots by type, of the types this worker is to run.
+fn slots(settings: &WorkerSettings, registry: &Registry) -> anyhow::Result<BTreeMap<String, usize>> {
+    let known: Vec<&str> = registry.iter().map(|(name, _)| name).collect();
+    for name in settings.types.iter().chain(settings.slots_by_type.keys()) {
+        if !known.contains(&name.as_str()) {
+            bail!("worker.types: this worker has no node type `{name}`; it has {}", known.join(", "));
+        }
+    }
+    let chosen = |name: &str| settings.types.is_empty() || settings.types.iter().any(|t| t == name);
+    let slots: BTreeMap<_, _> = known
+        .into_iter()
+        .filter(|name| chosen(name))
+        .map(|name| (name.to_owned(), settings.slots_by_type.get(name).copied().unwrap_or(settings.slots)))
+        .collect();
+    if slots.is_empty() {
+        bail!("this worker has no node types to run");
+    }
+    Ok(slots)
+}
+
+/// Types of one's own become known to those who validate definitions, and get their consumer.
+async fn announce_types(link: &Link, publisher: &Publisher, registry: &Registry, slots: &BTreeMap<String, usize>) -> anyhow::Result<()> {
+    let built_in = built_in_types();
+    for (name, node) in registry.iter().filter(|(name, _)| slots.contains_key(*name)) {
+        if built_in.iter().any(|t| t.name == name) {
+            continue;
+        }
+        topology::ensure_task_consumer(link, name, None).await.with_context(|| format!("node type {name}"))?;
+        let json = serde_json::to_vec(&node.describe())?;
+        kv::put(publisher, &link.names.types_bucket(), name, json).await?;
+    }
+    Ok(())
+}

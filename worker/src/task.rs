@@ -1,0 +1,250 @@
+//! One task from delivery to acknowledgement: performs what the core's walk says. A node's result is
+//! stored before its task is acknowledged, and before the next node starts.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{Message, Subject};
+use haltline_common::{
+    clock, fault, history, metrics,
+    outbox::{Stored, Write, WriteError},
+    retry::{self, Reconnect},
+    tail::Meta,
+    types::{
+        event::{CommandType, Event, EventType},
+        task::Task,
+    },
+};
+use haltline_core::{After, Next, NodeOutcome, TaskRun};
+
+use crate::{
+    flight::{Entered, Flight},
+    node_run,
+};
+
+/// A task that waited longer than this may have been cancelled unheard: the log is asked.
+const ASK_LOG_AFTER_MS: u64 = 1000;
+/// How often a task looks again at a flag that cannot be read for certain.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How a task left this worker.
+enum Left {
+    /// Its result is stored.
+    Done,
+    /// Someone else is to go on with it.
+    HandedBack,
+    /// The worker's connection is gone for good; the server gives the task to someone else.
+    Abandoned,
+}
+
+/// Runs the task in `message`.
+pub async fn run(flight: Arc<Flight>, message: Message) {
+    let Some(reply) = message.reply.clone() else { return };
+    let Some(meta) = Meta::parse(&reply) else { return };
+    let task: Task = match serde_json::from_slice(&message.payload) {
+        Ok(task) => task,
+        Err(e) => {
+            tracing::error!(seq = meta.stream_seq, error = %e, "malformed task: removed");
+            let _ = flight.link.client.publish(reply, "+TERM malformed task".into()).await;
+            return;
+        }
+    };
+    if task.nodes.is_empty() || task.v > haltline_common::types::WIRE_VERSION {
+        tracing::error!(task_id = task.task_id, v = task.v, "task of an unknown version: handed back");
+        let _ = flight.link.client.publish(reply, r#"-NAK {"delay":5000000000}"#.into()).await;
+        return;
+    }
+    if meta.deliveries > 1 {
+        metrics::TASKS_REDELIVERED.inc();
+    }
+    let entered = flight.enter(&task.correlation.execution_id, reply.clone());
+    let run = TaskRun::new(task, &flight.worker_id, meta.deliveries);
+    let mut walk = Walk { flight, entered, run };
+    let left = walk.walk(meta.deliveries).await;
+    walk.leave(left, reply).await;
+}
+
+struct Walk {
+    flight: Arc<Flight>,
+    entered: Entered,
+    run: TaskRun,
+}
+
+type Answer = std::pin::Pin<Box<dyn Future<Output = Result<Stored, WriteError>> + Send>>;
+
+impl Walk {
+    async fn walk(&mut self, deliveries: u64) -> Left {
+        let waited = clock::now().millis_since(self.run.task().created_at);
+        if (deliveries > 1 || self.run.task().recovered || waited > ASK_LOG_AFTER_MS) && self.learn().await.is_none() {
+            return Left::HandedBack;
+        }
+        let mut pending: Vec<Answer> = Vec::with_capacity(2);
+        loop {
+            if self.entered.cancel.is_cancelled()
+                && let Some((by, reason)) = self.flight.cancelled(&self.run.task().correlation.execution_id)
+            {
+                self.run.cancel(&by, &reason);
+            }
+            match self.run.next(&self.flight.control.gate(), clock::now()) {
+                Next::Finished => return Left::Done,
+                Next::Wait(why) => {
+                    tracing::debug!(task_id = self.run.task().task_id, why, "waiting for the control flag");
+                    tokio::select! {
+                        () = self.flight.draining.cancelled() => return Left::HandedBack,
+                        () = tokio::time::sleep(LOOK_AGAIN) => {}
+                    }
+                }
+                Next::End(events) => {
+                    metrics::GUARD_REFUSALS.add(u64::from(events.iter().any(|e| e.halted.is_some())));
+                    return self.publish_end(events, pending).await;
+                }
+                Next::Start { started, node, attempt, inputs } => {
+                    if let Some(event) = started {
+                        pending.push(self.publish(*event).await);
+                    }
+                    match self.node(node, attempt, inputs).await {
+                        Step::End(event) => return self.publish_end(vec![*event], pending).await,
+                        Step::Note(event) => {
+                            pending.push(self.publish(*event).await);
+                            if !confirm(&mut pending).await {
+                                return Left::Abandoned;
+                            }
+                            if self.flight.draining.is_cancelled() {
+                                return Left::HandedBack;
+                            }
+                        }
+                        Step::Retry(event, wait_ms) => {
+                            pending.push(self.publish(*event).await);
+                            if !confirm(&mut pending).await {
+                                return Left::Abandoned;
+                            }
+                            tokio::select! {
+                                () = self.flight.draining.cancelled() => return Left::HandedBack,
+                                () = self.entered.cancel.cancelled() => {}
+                                () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
+                            }
+                        }
+                        Step::Again => {}
+                        Step::GivenUp => return Left::HandedBack,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks the log what is there already. `None` if the worker stops before it answers.
+    async fn learn(&mut self) -> Option<()> {
+        let execution_id = self.run.task().correlation.execution_id.clone();
+        let mut delays = Reconnect::new(Duration::from_secs(1));
+        let entries = loop {
+            match history::read(&self.flight.link, &execution_id).await {
+                Ok(entries) => break entries,
+                Err(e) => {
+                    tracing::warn!(execution_id, error = %e, "cannot read what the log has of a redelivered task; trying again");
+                    tokio::select! {
+                        () = self.flight.draining.cancelled() => return None,
+                        () = tokio::time::sleep(delays.next_delay()) => {}
+                    }
+                }
+            }
+        };
+        let mut events = Vec::new();
+        for (_, entry) in entries {
+            match entry {
+                history::Entry::Event(e) => events.push(*e),
+                history::Entry::Command(c) if c.kind == CommandType::Cancel => self.run.cancel(&c.by, &c.reason),
+                history::Entry::Command(_) => {}
+            }
+        }
+        self.run.learn(events.iter());
+        Some(())
+    }
+
+    /// Runs one attempt of one node.
+    async fn node(&mut self, node: usize, attempt: u32, inputs: serde_json::Map<String, serde_json::Value>) -> Step {
+        let attempted = node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered.cancel).await;
+        let (outcome, duration_ms) = match attempted {
+            node_run::Attempted::Ended(outcome, duration_ms) => (outcome, duration_ms),
+            node_run::Attempted::Unsure => return Step::Again,
+            node_run::Attempted::GivenUp => return Step::GivenUp,
+        };
+        if outcome == NodeOutcome::Cancelled {
+            let (by, reason) = self.flight.cancelled(&self.run.task().correlation.execution_id).unwrap_or_default();
+            self.run.cancel(&by, &reason);
+        }
+        let next_kind = self.run.task().nodes.get(node + 1).map(|n| n.kind.as_str());
+        let can_run_next = next_kind.is_some_and(|k| self.flight.slots.contains_key(k));
+        let gate = self.flight.control.gate();
+        match self.run.after(outcome, &gate, can_run_next, clock::now(), duration_ms, |policy, attempt| {
+            retry::delay_after(policy, attempt).as_millis() as u64
+        }) {
+            After::Note(e) => Step::Note(e),
+            After::End(e) => Step::End(e),
+            After::Retry(e, wait) => Step::Retry(e, wait),
+        }
+    }
+
+    async fn publish_end(&self, events: Vec<Event>, mut pending: Vec<Answer>) -> Left {
+        for event in events {
+            pending.push(self.publish(event).await);
+        }
+        if confirm(&mut pending).await { Left::Done } else { Left::Abandoned }
+    }
+
+    /// Queues an event, in order.
+    async fn publish(&self, event: Event) -> Answer {
+        let names = &self.flight.link.names;
+        // What ends a task is an input of the coordinator; everything else only tells.
+        let subject = if event.task_events.is_some() { names.input(&event.execution_id) } else { names.note(&event.execution_id) };
+        fault::point(match event.kind {
+            EventType::NodeStarted => "worker.started",
+            EventType::NodeRetrying => "worker.retrying",
+            _ if event.task_events.is_some() => "worker.result",
+            _ => "worker.note",
+        });
+        let body = serde_json::to_vec(&event).unwrap_or_default();
+        Box::pin(self.flight.publisher.send(Write::with_id(subject, &event.id, body)).await)
+    }
+
+    async fn leave(&self, left: Left, reply: Subject) {
+        let task = self.run.task();
+        let word = match left {
+            Left::Done => {
+                fault::point("worker.ack");
+                metrics::TASKS_RUN.inc();
+                "+ACK"
+            }
+            Left::HandedBack => {
+                tracing::info!(task_id = task.task_id, "handed a task back");
+                "-NAK"
+            }
+            Left::Abandoned => {
+                tracing::error!(task_id = task.task_id, "a result could not be stored; the task will be given to another worker");
+                return;
+            }
+        };
+        let _ = self.flight.link.client.publish(reply, word.into()).await;
+    }
+}
+
+/// What to do after a node.
+enum Step {
+    Note(Box<Event>),
+    End(Box<Event>),
+    Retry(Box<Event>, u64),
+    /// The flag could not be read at the effect: the same attempt again.
+    Again,
+    /// The worker stops; the task goes back.
+    GivenUp,
+}
+
+/// Awaits the answers to what was published; whether all of it is stored.
+async fn confirm(pending: &mut Vec<Answer>) -> bool {
+    let mut all = true;
+    for answer in pending.drain(..) {
+        if let Err(e) = answer.await {
+            tracing::error!(error = %e, "an event could not be stored");
+            all = false;
+        }
+    }
+    all
+}
