@@ -12,9 +12,8 @@
 //! | `GET /orders`, `GET /orders/{client_order_id}` | accepted orders, in order of acceptance |
 //! | `GET /ledger` | every arrival, in order |
 //!
-//! Errors are `{error, field}` with status 404, 409 (stale token), 413, 422, 503 (ledger not writable) or
-//! 507 (no room for more orders). Prices, quantities and amounts
-//! are decimal texts.
+//! Errors are `{error, field}` with status 404, 409 (stale token), 413, 422, 503 (ledger not
+//! writable) or 507 (no room for more orders). Prices, quantities and amounts are decimal texts.
 
 use std::{future::IntoFuture, path::PathBuf, sync::Arc, time::Duration};
 
@@ -80,5 +79,26 @@ pub async fn run(listener: TcpListener, options: Options, stop: CancellationToke
             tracing::warn!("requests were still under way when the market ended");
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn options_are_read() {
+        let read = |args: &[&str]| Cli::try_parse_from([&["market"], args].concat()).map(|c| c.options).map_err(|e| e.to_string());
+        assert!(read(&[]).is_ok_and(|o| o.ledger.as_os_str() == "market-ledger.jsonl" && !o.no_dedup && o.prices.is_none()));
+        assert!(read(&["--ledger", "a", "--prices", "b", "--no-dedup", "--advance-per-request"]).is_ok_and(|o| o.no_dedup && o.advance_per_request));
+        assert!(read(&["--dedup"]).is_err());
     }
 }

@@ -1,0 +1,73 @@
+//! `http`: one HTTP request.
+//!
+//! Parameters or inputs: `url` (http or https); `method` (GET by default, POST, PUT, DELETE, HEAD);
+//! `path` (a segment or an array of segments to append) and `query` (name to value), both encoded;
+//! `headers` (name to value); `body` (JSON, not with GET and HEAD); `timeout` (a duration; otherwise
+//! the node's own bounds it); `extract` (output name to JSON pointer into the body); `idempotent`
+//! (bool: the receiver recognises repeats). In `path`, `query` and `headers` a value
+//! `{"input": "name"}` stands for the node's input of that name.
+//!
+//! Outputs: `status` (number), `body` (JSON, text, or `null` if empty), and what `extract` names.
+//!
+//! Errors: `Connection` and `Timeout` are worth another attempt. A status other than 2xx is
+//! `HttpStatus`: worth another attempt if it is 408, 429 or 5xx and the request was GET or HEAD or is
+//! `idempotent`, since a repeated request could otherwise act twice. `MissingOutput`: a pointer of
+//! `extract` points at nothing. `OutputTooLarge`: the body has more than 200 KiB.
+//!
+//! Everything but GET and HEAD counts as a side effect and passes the control flag.
+
+use async_trait::async_trait;
+use haltline_common::types::catalog::NodeType;
+use serde_json::json;
+
+use super::{answer::Answer, client, http_request::HttpRequest};
+use crate::{
+    context::{Context, NodeError, Outputs},
+    registry::Node,
+};
+
+/// The type.
+pub struct Http;
+
+#[async_trait]
+impl Node for Http {
+    fn describe(&self) -> NodeType {
+        super::described("http")
+    }
+
+    async fn run(&self, ctx: &Context) -> Result<Outputs, NodeError> {
+        let request = HttpRequest::read(ctx)?;
+        if request.acts { ctx.effect(|| exchange(request)).await } else { exchange(request).await }
+    }
+}
+
+async fn exchange(request: HttpRequest) -> Result<Outputs, NodeError> {
+    let target = format!("{} {}", request.method, client::shown(&request.url));
+    let mut builder = client::client()?.request(request.method, request.url).headers(request.headers);
+    if let Some(body) = request.body {
+        builder = builder.body(body);
+    }
+    if let Some(timeout) = request.timeout {
+        builder = builder.timeout(timeout);
+    }
+    let answer = Answer::of(builder, &target).await?;
+    if !answer.status.is_success() {
+        let message = answer.refusal(&target);
+        let again = request.repeatable && answer.may_pass_later();
+        return Err(NodeError::Failed { error_type: "HttpStatus".into(), message, retryable: again });
+    }
+    let body = answer.body(!request.extract.is_empty())?;
+    let mut outputs = Outputs::new();
+    for (name, pointer) in request.extract {
+        let Some(value) = body.pointer(&pointer) else {
+            return Err(NodeError::fatal("MissingOutput", format!("{target}: the answer has nothing at `{pointer}` for `{name}`")));
+        };
+        outputs.insert(name, value.clone());
+    }
+    outputs.insert("status".into(), json!(answer.status.as_u16()));
+    outputs.insert("body".into(), body);
+    Ok(outputs)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! `paper_order`: places an order on the paper market.
+//!
+//! Parameters or inputs: `market` (base URL), `symbol`, `side` (`buy` or `sell`), `quantity` (decimal
+//! above zero), `limit_price` (decimal above zero), `timeout` (a duration), and `signal`. If `signal`
+//! is declared at all it must be a bool: `true` places the order, `false` skips it, and anything else
+//! fails, so that an absent signal never trades.
+//!
+//! Outputs: `status` (`filled`; `expired` if the limit was not reached), `order_id`,
+//! `client_order_id`, `symbol`, `side`, `quantity`, `price` (`null` if expired), `notional` (decimal
+//! texts), `duplicate` (bool: an earlier attempt had placed it). Skipped: `status` = `skipped`, `reason`.
+//!
+//! The order's id is the node's idempotency key, by which the market recognises repeats, so every
+//! failure to get an answer (`Connection`, `Timeout`, `HttpStatus` 408, 429, 5xx) is worth another
+//! attempt. `StaleToken`: a newer attempt was there first. `Rejected`: the market refuses the order.
+
+use async_trait::async_trait;
+use haltline_common::types::{Millis, catalog::NodeType};
+use reqwest::{StatusCode, Url};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{answer::Answer, client, params};
+use crate::{
+    context::{Context, NodeError, Outputs},
+    registry::Node,
+};
+
+/// The type.
+pub struct PaperOrder;
+
+/// The part of the market's answer that becomes outputs.
+#[derive(Serialize, Deserialize)]
+struct Fill {
+    status: String,
+    order_id: String,
+    client_order_id: String,
+    symbol: String,
+    side: String,
+    quantity: Decimal,
+    price: Option<Decimal>,
+    notional: Decimal,
+    duplicate: bool,
+}
+
+#[async_trait]
+impl Node for PaperOrder {
+    fn describe(&self) -> NodeType {
+        super::described("paper_order")
+    }
+
+    async fn run(&self, ctx: &Context) -> Result<Outputs, NodeError> {
+        if !signal(ctx)? {
+            return Ok(Outputs::from_iter([
+                ("status".to_owned(), json!("skipped")),
+                ("reason".to_owned(), json!("signal is false")),
+            ]));
+        }
+        let url = orders_url(ctx.text("market")?)?;
+        let order = order(ctx)?;
+        let timeout = ctx.get("timeout").map(|v| params::millis("timeout", v)).transpose()?;
+        ctx.effect(|| place(ctx, url, order, timeout)).await
+    }
+}
+
+fn signal(ctx: &Context) -> Result<bool, NodeError> {
+    // Not `ctx.get`: there `null` counts as absent, and absent would mean to trade.
+    match ctx.inputs.get("signal").or_else(|| ctx.params.get("signal")) {
+        None => Ok(true),
+        Some(Value::Bool(signal)) => Ok(*signal),
+        Some(_) => Err(NodeError::invalid("signal", "is declared, so it must be true or false")),
+    }
+}
+
+fn orders_url(market: &str) -> Result<Url, NodeError> {
+    let mut url = client::url("market", market)?;
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().push("orders");
+    }
+    Ok(url)
+}
+
+fn order(ctx: &Context) -> Result<Value, NodeError> {
+    let side = ctx.text("side")?;
+    if !matches!(side, "buy" | "sell") {
+        return Err(NodeError::invalid("side", format!("`{side}` is neither `buy` nor `sell`")));
+    }
+    let above_zero = |name: &str, d: Decimal| if d > Decimal::ZERO { Ok(d) } else { Err(NodeError::invalid(name, format!("{d} is not above zero"))) };
+    let mut order = json!({
+        "client_order_id": ctx.idempotency_key(),
+        "execution_id": ctx.correlation.execution_id,
+        "token": ctx.token,
+        "symbol": ctx.text("symbol")?,
+        "side": side,
+        "quantity": above_zero("quantity", ctx.decimal("quantity")?)?.to_string(),
+    });
+    match limit(ctx)? {
+        None => {}
+        Some(price) => order["limit_price"] = json!(above_zero("limit_price", price)?.to_string()),
+    }
+    Ok(order)
+}
+
+/// The limit. One that is wired to an input must arrive: an order must not lose its limit.
+fn limit(ctx: &Context) -> Result<Option<Decimal>, NodeError> {
+    match ctx.inputs.get("limit_price") {
+        Some(Value::Null) => Err(NodeError::invalid("limit_price", "is an input but null")),
+        _ => ctx.decimal_opt("limit_price"),
+    }
+}
+
+async fn place(ctx: &Context, url: Url, order: Value, timeout: Option<Millis>) -> Result<Outputs, NodeError> {
+    let target = format!("POST {}", client::shown(&url));
+    let mut request = client::client()?.post(url).headers(client::identity(ctx)?).json(&order);
+    if let Some(timeout) = timeout {
+        request = request.timeout(timeout.duration());
+    }
+    let answer = Answer::of(request, &target).await?;
+    let refusal = |error_type| Err(NodeError::fatal(error_type, answer.refusal(&target)));
+    match answer.status {
+        status if status.is_success() => {}
+        StatusCode::CONFLICT => return refusal("StaleToken"),
+        StatusCode::UNPROCESSABLE_ENTITY => return refusal("Rejected"),
+        _ if answer.may_pass_later() => return Err(NodeError::retryable("HttpStatus", answer.refusal(&target))),
+        _ => return refusal("HttpStatus"),
+    }
+    let strange = |what: String| NodeError::fatal("InvalidOutput", format!("{target}: {what}"));
+    let fill: Fill = serde_json::from_value(answer.body(true)?).map_err(|e| strange(format!("the answer is not an order: {e}")))?;
+    if fill.client_order_id != ctx.idempotency_key() {
+        return Err(strange(format!("the answer is about another order, `{}`", fill.client_order_id)));
+    }
+    match serde_json::to_value(fill) {
+        Ok(Value::Object(outputs)) => Ok(outputs),
+        Ok(_) | Err(_) => Err(strange("the answer cannot be given on".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests;
