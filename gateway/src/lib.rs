@@ -1,1 +1,62 @@
-//! TODO
+//! Haltline's gateway: REST, a WebSocket that only reads, and a page. It decides nothing: it asks
+//! coordinators over NATS, follows the log with one tail, and shows the control flag as stored.
+
+mod app;
+mod body;
+mod cached;
+mod halt;
+mod hub;
+mod index;
+mod index_tail;
+mod net;
+mod origin;
+mod problem;
+mod routes;
+mod ws;
+
+use std::{sync::Arc, time::Duration};
+
+use haltline_client::Client;
+use haltline_common::{Link, config::GatewaySettings, control_watch::ControlWatch};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// How long open requests and sockets may take to end after the stop: longer than one `bye`, shorter
+/// than what a supervisor waits before it kills.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Connections besides WebSocket clients: requests in flight and keep-alive.
+const HTTP_CONNECTIONS_MAX: usize = 1024;
+
+/// Serves on `listener` until `stop` is cancelled, then says goodbye to sockets, finishes requests
+/// (10 s at most) and returns.
+///
+/// # Errors
+/// When NATS cannot be used at all; anything later is reported by `/health` and healed.
+pub async fn run(link: Link, settings: GatewaySettings, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+    let address = listener.local_addr()?;
+    let client = Client::from_link(link.clone()).await?;
+    let control = ControlWatch::start(&link, "gateway");
+    let (halt, _halt_task) = halt::watch(control.clone());
+    let (hub, _hub_task) = hub::Hub::start(&link);
+    let (index, _index_task) = index_tail::start(&link);
+    let connections_max = settings.clients_max.saturating_add(HTTP_CONNECTIONS_MAX);
+    let origins = Arc::new(origin::Origins::new(&settings, address.ip()));
+    let app = app::Inner::new(app::Parts { link, client, control, halt, hub, index, settings, stop: stop.clone() });
+    let router = routes::router(app.clone(), origins);
+    tracing::info!(%address, "gateway listening");
+
+    let serve = axum::serve(net::Limited::new(listener, connections_max), router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let over = async {
+        stop.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        served = serve => served?,
+        () = over => tracing::warn!("requests still open after {DRAIN:?}; leaving them"),
+    }
+    app.sessions.close();
+    if tokio::time::timeout(DRAIN, app.sessions.wait()).await.is_err() {
+        tracing::warn!("sockets still open after {DRAIN:?}; leaving them");
+    }
+    Ok(())
+}

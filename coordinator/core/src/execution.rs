@@ -1,6 +1,9 @@
 //! An execution's state and its one mutator, used live and in recovery alike.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use haltline_types::{
     Timestamp,
@@ -19,8 +22,8 @@ pub(crate) enum NodeState {
     Waiting(u32),
     /// In the ready queue.
     Ready,
-    /// In a task.
-    InTask,
+    /// In the task that begins at this node.
+    InTask(u32),
     /// Completed, with its outputs.
     Done(Map<String, Value>),
     /// Failed or refused.
@@ -65,6 +68,9 @@ pub struct Execution {
     pub(crate) completed: u32,
     /// Events stored so far, as far as inputs tell: `execution_started` and those of ended tasks.
     pub(crate) events: u32,
+    /// How many of these are of the task that began at a node: a task that two workers ran at once
+    /// can end twice, at different nodes, and is not to be counted twice.
+    pub(crate) counted: BTreeMap<u32, u32>,
     pub(crate) stop: Option<Stop>,
     pub(crate) ended: bool,
     /// The time of the last input: time comes in with inputs only.
@@ -86,7 +92,7 @@ impl Execution {
             }
         }
         let at = record.started_at;
-        Self { record, plan, nodes, ready, outstanding: 0, completed: 0, events: 1, stop: None, ended: false, at }
+        Self { record, plan, nodes, ready, outstanding: 0, completed: 0, events: 1, counted: BTreeMap::new(), stop: None, ended: false, at }
     }
 
     /// Its id.
@@ -104,6 +110,10 @@ impl Execution {
     /// Tasks dispatched whose result has not come.
     pub fn outstanding(&self) -> u32 {
         self.outstanding
+    }
+    /// Whether a task that begins at this node was dispatched and has not ended.
+    pub(crate) fn awaits(&self, head: &str) -> bool {
+        self.plan.find(head).is_some_and(|i| self.nodes[i as usize] == NodeState::InTask(i))
     }
     /// Whether its end was decided.
     pub fn has_ended(&self) -> bool {
@@ -127,11 +137,17 @@ impl Execution {
             return Applied::Ignored; // the first result by log order stands
         }
         self.at = self.at.max(event.timestamp);
-        self.events += event.task_events.unwrap_or(1);
-        // The first node not done yet is where the task began: it is no longer outstanding, also if
-        // this state (rebuilt from the log) never dispatched it.
         let head = event.segment.first().and_then(|s| self.plan.find(&s.node_id)).unwrap_or(i);
-        self.leave_task(head);
+        let told = event.task_events.unwrap_or(1);
+        let counted = self.counted.entry(head).or_default();
+        self.events += told.saturating_sub(*counted);
+        *counted = told.max(*counted);
+        // Whatever task has one of these nodes is over: its own result would come too late to count.
+        for n in event.segment.iter().filter_map(|s| self.plan.find(&s.node_id)).chain([i]).collect::<Vec<_>>() {
+            if let NodeState::InTask(head) = self.nodes[n as usize] {
+                self.leave_task(head);
+            }
+        }
         for done in &event.segment {
             if let Some(n) = self.plan.find(&done.node_id) {
                 self.complete(n, done.outputs.clone());
@@ -196,26 +212,21 @@ impl Execution {
 
     /// The task that began at `head` is over: its nodes wait again, until results say otherwise.
     fn leave_task(&mut self, head: u32) {
-        if self.nodes[head as usize] == NodeState::InTask {
-            self.outstanding -= 1;
-        }
+        self.outstanding -= 1;
         let mut at = Some(head);
-        while let Some(i) = at {
-            let in_task = self.nodes[i as usize] == NodeState::InTask;
-            if in_task {
-                let left = self.plan.node(i).deps.iter().filter(|d| !matches!(self.nodes[**d as usize], NodeState::Done(_))).count();
-                self.nodes[i as usize] = NodeState::Waiting(left as u32);
-            }
-            at = self.plan.node(i).chain_next.filter(|_| in_task || i == head);
+        while let Some(i) = at.filter(|i| self.nodes[*i as usize] == NodeState::InTask(head)) {
+            let left = self.plan.node(i).deps.iter().filter(|d| !matches!(self.nodes[**d as usize], NodeState::Done(_))).count();
+            self.nodes[i as usize] = NodeState::Waiting(left as u32);
+            at = self.plan.node(i).chain_next;
         }
     }
 
     fn complete(&mut self, i: u32, outputs: Map<String, Value>) {
         match self.nodes[i as usize] {
             NodeState::Done(_) | NodeState::Ended => return,
-            // Rebuilt from the log: the task was dispatched in an earlier life.
+            // Dispatched by someone else, while our gate was closed.
             NodeState::Ready => self.ready.retain(|r| *r != i),
-            NodeState::Waiting(_) | NodeState::InTask => {}
+            NodeState::Waiting(_) | NodeState::InTask(_) => {}
         }
         self.nodes[i as usize] = NodeState::Done(outputs);
         self.completed += 1;

@@ -70,7 +70,7 @@ impl Execution {
         let mut budget = TASK_INPUT_BYTES_MAX;
         let nodes = chain.iter().map(|i| self.task_node(*i, &chain, &mut budget)).collect();
         for i in &chain {
-            self.nodes[*i as usize] = NodeState::InTask;
+            self.nodes[*i as usize] = NodeState::InTask(head);
         }
         self.outstanding += 1;
         let r = &self.record;
@@ -185,6 +185,73 @@ impl Execution {
             }
         }
         (event, record)
+    }
+
+    /// The final record that goes with a terminal event that the log has already: what was told
+    /// stands, whatever this state would say.
+    pub(crate) fn end_as_told(&mut self, event: &Event) -> Record {
+        self.ended = true;
+        let status = match event.kind {
+            EventType::ExecutionCompleted => Status::Completed,
+            EventType::ExecutionHalted => Status::Halted,
+            EventType::ExecutionCancelled => Status::Cancelled,
+            _ => Status::Failed,
+        };
+        let failed = status == Status::Failed;
+        let by = event.by.clone().unwrap_or_default();
+        let reason = event.reason.clone().unwrap_or_default();
+        Record {
+            status,
+            nodes_completed: self.completed,
+            finished_at: Some(event.timestamp),
+            duration_ms: event.duration_ms,
+            results: event.results.clone().unwrap_or_default(),
+            results_omitted: event.results_omitted,
+            error: event.error.clone().filter(|_| failed),
+            error_type: event.error_type.clone(),
+            failed_node: event.node_id.clone().filter(|_| failed),
+            reason: match status {
+                Status::Halted => event.halted.as_ref().map(haltline_types::control::Flag::sentence),
+                Status::Cancelled => Some(format!("cancelled by {by}: {reason}")),
+                Status::Running | Status::Completed | Status::Failed => None,
+            },
+            event_count: event.event_count,
+            ..self.record.clone()
+        }
+    }
+
+    /// The terminal event that goes with a final record: what was recorded stands.
+    pub(crate) fn end_as_recorded(&mut self, record: &Record) -> Event {
+        self.ended = true;
+        let kind = match record.status {
+            Status::Completed => EventType::ExecutionCompleted,
+            Status::Halted => EventType::ExecutionHalted,
+            Status::Cancelled => EventType::ExecutionCancelled,
+            Status::Failed | Status::Running => EventType::ExecutionFailed,
+        };
+        let mut event = Event::new(kind, event_id::ended(self.id()), &record.correlation, record.finished_at.unwrap_or(self.at));
+        event.duration_ms = record.duration_ms;
+        event.status = Some(record.status.as_str().to_owned());
+        event.event_count = record.event_count;
+        event.results = Some(record.results.clone());
+        event.results_omitted = record.results_omitted;
+        event.node_id = record.failed_node.clone();
+        event.error = record.error.clone();
+        event.error_type = record.error_type.clone();
+        event.reason = record.reason.clone();
+        match &self.stop {
+            Some(Stop::Halted(flag)) if record.status == Status::Halted => {
+                event.reason = Some(flag.reason.clone());
+                event.by = Some(flag.by.clone());
+                event.halted = Some(flag.clone());
+            }
+            Some(Stop::Cancelled { by, reason }) if record.status == Status::Cancelled => {
+                event.reason = Some(reason.clone());
+                event.by = Some(by.clone());
+            }
+            _ => {}
+        }
+        event
     }
 
     /// Outputs by node, unless they are too large for one message.

@@ -7,7 +7,7 @@ use haltline_types::{
     Timestamp,
     control::{Flag, Gate},
     definition::RetryPolicy,
-    event::{Event, EventType, SegmentResult, event_id},
+    event::{Command, CommandType, Event, EventType, SegmentResult, event_id},
     limits::{OUTPUT_BYTES_MAX, SEGMENT_BYTES_MAX},
     task::{Task, TaskInput, TaskNode},
 };
@@ -81,6 +81,8 @@ pub struct TaskRun {
     outputs: HashMap<String, Map<String, Value>>,
     finished: bool,
     cancelled: Option<(String, String)>,
+    /// The log says that the execution was halted, whatever the flag says by now.
+    halted: Option<Flag>,
 }
 
 impl TaskRun {
@@ -98,6 +100,7 @@ impl TaskRun {
             outputs: HashMap::new(),
             finished: false,
             cancelled: None,
+            halted: None,
         }
     }
 
@@ -114,6 +117,9 @@ impl TaskRun {
     pub fn learn<'e>(&mut self, events: impl IntoIterator<Item = &'e Event>) {
         let mut by_node: HashMap<&str, Vec<&Event>> = HashMap::new();
         for event in events {
+            if let Some(flag) = &event.halted {
+                self.halt(flag);
+            }
             if let Some(node) = event.node_id.as_deref() {
                 by_node.entry(node).or_default().push(event);
             }
@@ -148,10 +154,29 @@ impl TaskRun {
         self.cancelled.get_or_insert_with(|| (by.to_owned(), reason.to_owned()));
     }
 
+    /// The execution was halted: no further node starts, also if the flag was lowered since.
+    pub fn halt(&mut self, flag: &Flag) {
+        self.halted.get_or_insert_with(|| flag.clone());
+    }
+
+    /// Takes in a command that the log has of the execution.
+    pub fn command(&mut self, command: &Command) {
+        match command.kind {
+            CommandType::Cancel => self.cancel(&command.by, &command.reason),
+            CommandType::Halt => {
+                let unnamed = || Flag::unreadable(command.reason.clone(), 0, None);
+                self.halt(&command.halted.clone().unwrap_or_else(unnamed));
+            }
+        }
+    }
+
     /// What comes next, given what the guard says at `now`.
     pub fn next(&mut self, gate: &Gate, now: Timestamp) -> Next {
         if self.finished || self.at >= self.task.nodes.len() {
             return Next::Finished;
+        }
+        if let Some(flag) = self.halted.clone() {
+            return Next::End(vec![self.refuse_halted(now, flag, None)]);
         }
         match gate {
             Gate::Halted(flag) => return Next::End(vec![self.refuse_halted(now, flag.clone(), None)]),
@@ -185,7 +210,7 @@ impl TaskRun {
     ) -> After {
         let flag = match gate {
             Gate::Halted(flag) => Some(flag.clone()),
-            Gate::Open | Gate::Unsure(_) => None,
+            Gate::Open | Gate::Unsure(_) => self.halted.clone(),
         };
         match too_large(outcome) {
             NodeOutcome::Completed(outputs) => {

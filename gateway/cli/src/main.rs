@@ -1,2 +1,7 @@
 //! The `haltline` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    haltline_cli::main()
+}

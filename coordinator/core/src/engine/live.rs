@@ -20,6 +20,7 @@ impl Engine {
     /// The next message of the log.
     pub fn log_message(&mut self, seq: u64, message: LogMessage) {
         let entry = self.log.open(Some(seq));
+        self.read = self.read.max(seq);
         let (id, input) = match message {
             // Only what ends a task decides; middle results of a segment come with it.
             LogMessage::Event(e) if e.kind.is_input() && e.task_events.is_some() => (e.execution_id.clone(), Input::Result(e)),
@@ -38,10 +39,10 @@ impl Engine {
                 live.entries.push(entry);
                 self.advance(&id);
             }
-            Some(Slot::Creating { inputs, .. }) => {
-                // Only another's execution can have inputs before our create is answered.
+            Some(Slot::Creating { inputs, entries, .. }) => {
+                // Only what another coordinator runs can have inputs before our create is answered.
                 inputs.push((seq, input));
-                self.log.close(entry);
+                entries.push(entry);
             }
             Some(Slot::Loading(loading)) => {
                 loading.inputs.push((seq, input));
@@ -81,15 +82,20 @@ impl Engine {
     }
 
     fn created(&mut self, id: &str, revision: u64) {
-        let Some(Slot::Creating { waiting, record, entry, inputs }) = self.slots.remove(id) else { return };
+        let Some(Slot::Creating { waiting, record, entry, inputs, entries }) = self.slots.remove(id) else { return };
         self.records.place(entry, revision);
+        if !inputs.is_empty() {
+            // Our record, but someone else found it first and runs it.
+            self.load(id, Loading { waiting: vec![waiting], inputs, entries, created: Some(entry) });
+            return;
+        }
         let execution = Execution::accept(*record, waiting.plan);
         let started = execution.started_event();
         let mut live = Live {
             execution,
             revision,
             unanswered: 0,
-            entries: Vec::new(),
+            entries,
             created: Some(entry),
             replies: vec![(waiting.ticket, false)],
             stored: HashSet::new(),
@@ -97,103 +103,21 @@ impl Engine {
             halting: false,
             ended: None,
         };
-        for (_, input) in inputs {
-            live.execution.apply(&input);
-        }
         live.unanswered += 1;
         self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
         self.write(Purpose::Output(id.to_owned()), Body::Note(Box::new(started)));
         self.advance(id);
     }
 
-    fn reload(&mut self, id: &str) {
-        let Some(Slot::Live(live)) = self.slots.remove(id) else { return };
-        self.load(id, Loading { entries: live.entries, created: live.created, ..Loading::default() });
-    }
-
     /// The server refuses a write and would again: a fault of ours. A submission is told; anything
     /// else keeps its floor open, so that a successor tries it again.
     pub fn refused(&mut self, write: WriteId, why: &str) {
         if let Some(Purpose::Create(id)) = self.writes.get(&write)
-            && let Some(Slot::Creating { waiting, entry, .. }) = self.slots.remove(id)
+            && let Some(Slot::Creating { waiting, entry, entries, .. }) = self.slots.remove(id)
         {
             self.writes.remove(&write);
-            self.records.close(entry);
+            self.close(entries, Some(entry));
             self.refuse(waiting.ticket, ApiError::new(Code::Internal, format!("the record could not be stored: {why}")));
-        }
-    }
-
-    /// What a load found: rebuilds the state with the same mutator as live, and emits what the log
-    /// and the record lack.
-    pub fn loaded(&mut self, id: &str, loaded: Loaded) {
-        let Some(Slot::Loading(Loading { waiting, inputs, entries, created })) = self.slots.remove(id) else { return };
-        let (Some((record, revision)), Some(plan)) = (loaded.record, loaded.plan) else {
-            // A record that expired, or never was: nothing can be decided about it.
-            self.close(entries, created);
-            for w in waiting {
-                let e = ApiError::new(Code::Internal, format!("the record or definition of {id} cannot be read"));
-                self.out.push_back(Out::Reply(w.ticket, Reply::Error(e)));
-            }
-            return;
-        };
-        let terminal = record.status.is_terminal();
-        let accepted = as_accepted(&record);
-        let mut execution = Execution::accept(accepted, Arc::clone(&plan));
-        let mut stored = HashSet::new();
-        let mut known = HashSet::new();
-        for (seq, message) in loaded.history {
-            known.insert(seq);
-            match message {
-                LogMessage::Event(e) => {
-                    stored.insert(e.id.clone());
-                    if e.kind.is_input() && e.task_events.is_some() {
-                        execution.apply(&Input::Result(e));
-                    }
-                }
-                LogMessage::Command(c) => {
-                    execution.apply(&Input::Command(c));
-                }
-            }
-        }
-        let mut fresh: Vec<_> = inputs.into_iter().filter(|(seq, _)| !known.contains(seq)).collect();
-        fresh.sort_by_key(|(seq, _)| *seq);
-        for (_, input) in &fresh {
-            execution.apply(input);
-        }
-        let mut live = Live {
-            execution,
-            revision,
-            unanswered: 0,
-            entries,
-            created,
-            replies: Vec::new(),
-            stored,
-            recovered: true,
-            halting: false,
-            ended: None,
-        };
-        let started = live.execution.started_event();
-        let has_started = live.stored.contains(&started.id);
-        if terminal && has_started && live.stored.contains(&event_id::ended(id)) {
-            self.close(live.entries, live.created);
-            for w in waiting {
-                self.meet(w, &record, false);
-            }
-            return;
-        }
-        if terminal {
-            // The record is final but the log lacks events: they are emitted, the record stays.
-            live.ended = Some(Box::new(Outcome::from(&record)));
-        }
-        live.unanswered += u32::from(!has_started);
-        self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
-        if !has_started {
-            self.write(Purpose::Output(id.to_owned()), Body::Note(Box::new(started)));
-        }
-        self.advance(id);
-        for w in waiting {
-            let waits = matches!(self.slots.get(id), Some(Slot::Live(live)) if live.unanswered > 0);
-            self.meet(w, &record, waits);
         }
     }
 
@@ -202,9 +126,17 @@ impl Engine {
         let Some(Slot::Live(live)) = self.slots.get_mut(id) else { return };
         let open = self.gate == Gate::Open;
         let outputs = live.execution.decide(open, self.limits.segments);
+        self.emit(id, outputs);
+    }
+
+    /// Writes what was decided, and asks for what the gate holds back.
+    pub(super) fn emit(&mut self, id: &str, outputs: Vec<Output>) {
+        let Some(Slot::Live(live)) = self.slots.get_mut(id) else { return };
         let mut writes = Vec::with_capacity(outputs.len() * 2);
         for output in outputs {
             match output {
+                // Its result is in the log already and comes with the log.
+                Output::Task(task) if live.stored.contains(&task.task_id) => {}
                 Output::Task(mut task) => {
                     task.recovered = live.recovered;
                     writes.push((false, Body::Task(task)));
@@ -290,30 +222,12 @@ impl Engine {
         self.close(entries, created);
     }
 
-    fn close(&mut self, entries: Vec<u64>, created: Option<u64>) {
+    pub(super) fn close(&mut self, entries: Vec<u64>, created: Option<u64>) {
         for entry in entries {
             self.log.close(entry);
         }
         if let Some(entry) = created {
             self.records.close(entry);
         }
-    }
-}
-
-/// The record as it was at acceptance: what a final one added is derived again.
-fn as_accepted(record: &haltline_types::record::Record) -> haltline_types::record::Record {
-    haltline_types::record::Record {
-        status: Status::Running,
-        nodes_completed: 0,
-        finished_at: None,
-        duration_ms: None,
-        results: serde_json::Map::new(),
-        results_omitted: false,
-        error: None,
-        error_type: None,
-        failed_node: None,
-        reason: None,
-        event_count: None,
-        ..record.clone()
     }
 }

@@ -7,6 +7,7 @@
 //! * [`Engine::floors`] say from where a successor must read: below them all outputs are stored.
 
 mod live;
+mod load;
 mod submit;
 
 use std::{
@@ -119,7 +120,7 @@ struct Waiting {
 #[derive(Debug)]
 enum Slot {
     /// The record is being created.
-    Creating { waiting: Waiting, record: Box<Record>, entry: u64, inputs: Vec<(u64, Input)> },
+    Creating { waiting: Waiting, record: Box<Record>, entry: u64, inputs: Vec<(u64, Input)>, entries: Vec<u64> },
     /// Record and log are being read.
     Loading(Loading),
     Live(Box<Live>),
@@ -149,7 +150,7 @@ struct Live {
     created: Option<u64>,
     /// Requests answered when everything is stored.
     replies: Vec<(u64, bool)>,
-    /// Ids that the log has already: not emitted again.
+    /// Ids of events that the log has already, and of tasks whose result it has: not emitted again.
     stored: HashSet<String>,
     /// Rebuilt from the log: its tasks say so.
     recovered: bool,
@@ -168,6 +169,8 @@ pub struct Engine {
     /// Executions that wait for the gate.
     gated: HashSet<String>,
     log: Floor,
+    /// The last input of the log that was read, or that was read before this engine began.
+    read: u64,
     records: Floor,
     out: VecDeque<Out>,
     /// Executions brought to their end, in all.
@@ -185,6 +188,7 @@ impl Engine {
             next_write: 0,
             gated: HashSet::new(),
             log: Floor::new(log_floor),
+            read: log_floor,
             records: Floor::new(records_floor),
             out: VecDeque::new(),
             ended: 0,
@@ -240,8 +244,9 @@ impl Engine {
             self.records.close(entry);
             return;
         }
+        let gated = self.gated.contains(execution_id);
         match self.slots.get_mut(execution_id) {
-            Some(Slot::Live(live)) if live.created.is_none() && live.unanswered > 0 => live.created = Some(entry),
+            Some(Slot::Live(live)) if live.created.is_none() && (live.unanswered > 0 || gated) => live.created = Some(entry),
             Some(Slot::Loading(loading)) if loading.created.is_none() => loading.created = Some(entry),
             Some(_) => self.records.close(entry),
             None => self.load(execution_id, Loading { created: Some(entry), ..Loading::default() }),

@@ -84,7 +84,7 @@ impl Engine {
                 let record = new_record(&id, shard, &w);
                 let entry = self.records.open(None);
                 self.write(Purpose::Create(id.clone()), Body::Create(Box::new(record.clone())));
-                self.slots.insert(id, Slot::Creating { waiting: w, record: Box::new(record), entry, inputs: Vec::new() });
+                self.slots.insert(id, Slot::Creating { waiting: w, record: Box::new(record), entry, inputs: Vec::new(), entries: Vec::new() });
             }
             Some(Slot::Creating { record, .. }) if record.key == w.submit.key => {
                 // The same request twice at once: the client repeats the one that stays unanswered.
@@ -123,9 +123,9 @@ impl Engine {
 
     /// The create found a record there already.
     pub(super) fn create_conflicted(&mut self, id: &str) {
-        let Some(Slot::Creating { waiting, entry, inputs, .. }) = self.slots.remove(id) else { return };
-        self.records.close(entry);
-        self.load(id, Loading { waiting: vec![waiting], inputs, ..Loading::default() });
+        let Some(Slot::Creating { waiting, entry, inputs, entries, .. }) = self.slots.remove(id) else { return };
+        // The entry stays open: the sweep may have passed over this record meanwhile.
+        self.load(id, Loading { waiting: vec![waiting], inputs, entries, created: Some(entry) });
     }
 
     /// A request to cancel: it becomes part of the log before anything is decided on it. The shell

@@ -1,0 +1,61 @@
+//! The configuration file of a managed nats-server.
+
+use std::path::Path;
+
+use crate::managed::Options;
+
+/// The configuration file's name in the data folder.
+pub const CONF_FILE: &str = "nats-server.conf";
+/// The log's name in the data folder.
+pub const LOG_FILE: &str = "nats-server.log";
+
+/// Above what Haltline's streams reserve (some 200 GB with default settings). A reservation takes no
+/// disk space; the streams' own limits do the limiting.
+const FILE_STORE_BYTES: u64 = 1 << 40;
+
+/// The file's text; paths are absolute.
+pub fn text(options: &Options, store: &Path, ports: &Path) -> String {
+    // -1 draws a free port.
+    let port = if options.port == 0 { "-1".to_owned() } else { options.port.to_string() };
+    let sync = options.sync_interval.as_deref().map(|s| format!("  sync_interval: {}\n", quoted(s))).unwrap_or_default();
+    format!(
+        "# Written by Haltline at every start; edits are lost.\n\
+         server_name: {}\n\
+         host: {}\n\
+         port: {port}\n\
+         ports_file_dir: {}\n\
+         max_payload: 1MB\n\
+         jetstream {{\n  store_dir: {}\n  max_file_store: {FILE_STORE_BYTES}\n{sync}}}\n",
+        quoted(&options.name),
+        quoted(&options.host),
+        quoted(&ports.to_string_lossy()),
+        quoted(&store.to_string_lossy()),
+    )
+}
+
+/// A string as the file's grammar wants it; its escapes are those of JSON.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// The `sync_interval` that a configuration file sets, if it does.
+pub fn sync_interval_of(text: &str) -> Option<String> {
+    text.lines().find_map(|line| {
+        let value = line.trim().strip_prefix("sync_interval")?.trim_start_matches([':', '=', ' ', '\t']);
+        Some(value.trim().trim_matches('"').to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_says_what_was_asked() {
+        let options = Options { sync_interval: Some("always".into()), name: "a \"b\"".into(), ..Options::new("/d") };
+        let text = text(&options, Path::new("/d/js"), Path::new("/d/ports"));
+        assert!(text.contains(r#"server_name: "a \"b\"""#) && text.contains("port: -1"));
+        assert_eq!(sync_interval_of(&text).as_deref(), Some("always"));
+        assert_eq!(sync_interval_of("jetstream {\n}"), None);
+    }
+}

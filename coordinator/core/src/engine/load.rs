@@ -1,0 +1,150 @@
+//! Executions read back from record and log, by the same steps as live.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use haltline_types::{
+    error::{ApiError, Code},
+    event::event_id,
+    record::{Outcome, Record, Status},
+    submit::Reply,
+    task::{Task, task_id},
+};
+
+use super::{Body, Engine, Live, Loaded, Loading, LogMessage, Out, Purpose, Slot};
+use crate::{
+    execution::{Execution, Input},
+    outputs::Output,
+};
+
+impl Engine {
+    /// Forgets an execution and reads it anew.
+    pub(super) fn reload(&mut self, id: &str) {
+        let Some(Slot::Live(live)) = self.slots.remove(id) else { return };
+        self.load(id, Loading { entries: live.entries, created: live.created, ..Loading::default() });
+    }
+
+    /// What a load found: rebuilds the state input by input as it was decided live, and emits what the
+    /// log and the record lack.
+    ///
+    /// Whether a predecessor dispatched what was ready is not in the log, so it counts as dispatched:
+    /// an execution must not end while a task of it may be in the queue. Emitting such a task is
+    /// harmless, leaving it out is not.
+    pub fn loaded(&mut self, id: &str, loaded: Loaded) {
+        let Some(Slot::Loading(Loading { waiting, inputs, entries, created })) = self.slots.remove(id) else { return };
+        let (Some((record, revision)), Some(plan)) = (loaded.record, loaded.plan) else {
+            // A record that expired, or never was: nothing can be decided about it.
+            self.close(entries, created);
+            for w in waiting {
+                let e = ApiError::new(Code::Internal, format!("the record or definition of {id} cannot be read"));
+                self.out.push_back(Out::Reply(w.ticket, Reply::Error(e)));
+            }
+            return;
+        };
+        let ended_id = event_id::ended(id);
+        let mut stored = HashSet::new();
+        let mut ended = None;
+        let mut by_seq: BTreeMap<u64, Input> = inputs.into_iter().collect();
+        for (seq, message) in loaded.history {
+            match message {
+                LogMessage::Event(e) => {
+                    stored.insert(e.id.clone());
+                    if e.kind.is_input() && e.task_events.is_some() {
+                        let head = e.segment.first().map(|s| s.node_id.as_str()).or(e.node_id.as_deref());
+                        stored.insert(task_id(id, head.unwrap_or_default(), 1));
+                        by_seq.insert(seq, Input::Result(e));
+                    } else if e.id == ended_id {
+                        ended = Some((seq, e));
+                    }
+                }
+                LogMessage::Command(c) => {
+                    by_seq.insert(seq, Input::Command(c));
+                }
+            }
+        }
+        // What was not read yet comes with the log, in order: a read of several subjects is not one.
+        let until = ended.as_ref().map_or(self.read, |(seq, _)| *seq);
+        let mut execution = Execution::accept(as_accepted(&record), Arc::clone(&plan));
+        let mut tasks: BTreeMap<String, Box<Task>> = BTreeMap::new();
+        let mut end = None;
+        let segments = self.limits.segments;
+        let mut decide = |execution: &mut Execution| {
+            for output in execution.decide(true, segments) {
+                match output {
+                    Output::Task(task) => {
+                        tasks.insert(task.nodes[0].id.clone(), task);
+                    }
+                    Output::End(..) => end = Some(output),
+                }
+            }
+        };
+        decide(&mut execution);
+        for input in by_seq.range(..=until).map(|(_, input)| input) {
+            execution.apply(input);
+            decide(&mut execution);
+        }
+        let started = execution.started_event();
+        let has_started = stored.contains(&started.id);
+        if record.status.is_terminal() && has_started && ended.is_some() {
+            self.close(entries, created);
+            for w in waiting {
+                self.meet(w, &record, false);
+            }
+            return;
+        }
+        let mut outcome = None;
+        let outputs = if record.status.is_terminal() {
+            // The record is final but the log lacks events: they are emitted, the record stays.
+            outcome = Some(Box::new(Outcome::from(&record)));
+            let event = execution.end_as_recorded(&record);
+            vec![Output::End(Box::new(event), Box::new(record.clone()))]
+        } else if let Some((_, event)) = ended {
+            let record = execution.end_as_told(&event);
+            vec![Output::End(event, Box::new(record))]
+        } else {
+            let awaited = tasks.into_iter().filter(|(head, _)| execution.awaits(head)).map(|(_, task)| Output::Task(task));
+            awaited.chain(end).collect()
+        };
+        let live = Live {
+            execution,
+            revision,
+            unanswered: u32::from(!has_started),
+            entries,
+            created,
+            replies: Vec::new(),
+            stored,
+            recovered: true,
+            halting: false,
+            ended: outcome,
+        };
+        self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
+        if !has_started {
+            self.write(Purpose::Output(id.to_owned()), Body::Note(Box::new(started)));
+        }
+        self.emit(id, outputs);
+        for w in waiting {
+            let waits = matches!(self.slots.get(id), Some(Slot::Live(live)) if live.unanswered > 0);
+            self.meet(w, &record, waits);
+        }
+    }
+}
+
+/// The record as it was at acceptance: what a final one added is derived again.
+fn as_accepted(record: &Record) -> Record {
+    Record {
+        status: Status::Running,
+        nodes_completed: 0,
+        finished_at: None,
+        duration_ms: None,
+        results: serde_json::Map::new(),
+        results_omitted: false,
+        error: None,
+        error_type: None,
+        failed_node: None,
+        reason: None,
+        event_count: None,
+        ..record.clone()
+    }
+}

@@ -1,0 +1,6 @@
+//! Tests of the core: of its parts by example and property, and of the whole in a simulation.
+
+#![allow(missing_docs, reason = "tests")]
+
+mod sim;
+mod sim_tests;

@@ -1,0 +1,163 @@
+//! What must be true when everything has come to rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use haltline_core::LogMessage;
+use haltline_types::{
+    event::{Event, EventType, event_id},
+    record::{Record, Status},
+};
+
+use super::{server::Class, workload, world::World};
+
+/// An event with its position and the time it was stored.
+struct Stored<'w> {
+    event: &'w Event,
+    position: usize,
+    at: u64,
+}
+
+/// All violations found.
+pub fn check(w: &World) -> Vec<String> {
+    let mut found = w.failures.clone();
+    let mut logs: BTreeMap<&str, Vec<Stored>> = BTreeMap::new();
+    for (position, entry) in w.server.log.iter().enumerate() {
+        if let (LogMessage::Event(event), true) = (&entry.message, entry.class != Class::Command) {
+            logs.entry(&entry.execution).or_default().push(Stored { event, position, at: entry.at });
+        }
+    }
+    for id in logs.keys().filter(|id| !w.server.records.contains_key(**id)) {
+        found.push(format!("{id}: events without a record"));
+    }
+    for (id, (_, record)) in &w.server.records {
+        let events = logs.remove(id.as_str()).unwrap_or_default();
+        for problem in execution(w, record, &events) {
+            found.push(format!("{id} ({:?}, {}): {problem}", record.status, record.correlation.workflow_id));
+        }
+    }
+    keys(w, &mut found);
+    found
+}
+
+/// Same key, same execution; every acknowledged one has its record.
+fn keys(w: &World, found: &mut Vec<String>) {
+    let mut by_key: BTreeMap<&str, &str> = BTreeMap::new();
+    for (id, (_, r)) in &w.server.records {
+        if let Some(other) = by_key.insert(&r.key, id) {
+            found.push(format!("key {} has two records: {other}, {id}", r.key));
+        }
+    }
+    for (key, id) in &w.acknowledged {
+        if by_key.get(key.as_str()) != Some(&id.as_str()) {
+            found.push(format!("key {key} was acknowledged as {id}, the record is {:?}", by_key.get(key.as_str())));
+        }
+    }
+    for c in w.clients.iter().filter(|c| c.done) {
+        let record = c.execution.as_ref().and_then(|id| w.server.records.get(id));
+        if let (Some(saw), Some((_, r))) = (c.saw, record)
+            && saw != r.status
+        {
+            found.push(format!("the client saw {:?} of {:?}, the record says {:?}", saw, c.execution, r.status));
+        }
+    }
+}
+
+fn execution(w: &World, record: &Record, events: &[Stored]) -> Vec<String> {
+    let mut found = Vec::new();
+    let id = record.correlation.execution_id.as_str();
+    let overlapped = w.overlapped.contains(id);
+    if !record.status.is_terminal() {
+        return vec!["not terminal".into()];
+    }
+    // Readers drop repeats: the first of an id counts.
+    let mut seen = BTreeSet::new();
+    let first: Vec<&Stored> = events.iter().filter(|s| seen.insert(s.event.id.as_str())).collect();
+    let terminal: Vec<&&Stored> = first.iter().filter(|s| s.event.kind.is_terminal()).collect();
+    let [end] = terminal[..] else { return vec![format!("{} terminal events", terminal.len())] };
+    if end.event.id != event_id::ended(id) {
+        found.push(format!("terminal id {}", end.event.id));
+    }
+    for s in events.iter().filter(|s| s.event.kind.is_terminal()) {
+        if s.event.status != end.event.status || s.event.event_count != end.event.event_count || s.event.results != end.event.results {
+            found.push(format!("two different ends: {:?} {:?} and {:?} {:?}", end.event.status, end.event.event_count, s.event.status, s.event.event_count));
+        }
+    }
+    if end.event.status.as_deref() != Some(record.status.as_str())
+        || end.event.event_count != record.event_count
+        || end.event.results.as_ref() != Some(&record.results)
+    {
+        found.push(format!("the end says {:?} {:?}, the record {:?} {:?}", end.event.status, end.event.event_count, record.status, record.event_count));
+    }
+    if first.first().is_none_or(|s| s.event.kind != EventType::ExecutionStarted) {
+        found.push("execution_started is not the first event".into());
+    }
+    let counted = first.iter().filter(|s| s.position <= end.position).count() as u32;
+    let told = record.event_count.unwrap_or(0);
+    if told > counted || (told != counted && !overlapped) {
+        found.push(format!("event_count {told}, but {counted} distinct events up to the end"));
+    }
+    if !overlapped && let Some(late) = first.iter().find(|s| s.position > end.position) {
+        found.push(format!("{} after the end", late.event.id));
+    }
+    order(record, &first, overlapped, &mut found);
+    results(record, &first, &mut found);
+    market(w, record, end.at, overlapped, &mut found);
+    found
+}
+
+/// Started before result; dependencies before dependents.
+fn order(record: &Record, first: &[&Stored], overlapped: bool, found: &mut Vec<String>) {
+    let plan = workload::plan_of(&record.correlation.workflow_id).expect("known");
+    let position = |node: &str, kinds: &[EventType]| {
+        first.iter().filter(|s| s.event.node_id.as_deref() == Some(node) && kinds.contains(&s.event.kind) && !s.event.kind.is_terminal()).map(|s| s.position).min()
+    };
+    for i in 0..plan.len() as u32 {
+        let node = &plan.def(i).id;
+        let started = position(node, &[EventType::NodeStarted]);
+        let result = position(node, &[EventType::NodeCompleted, EventType::NodeFailed]);
+        if let Some(result) = result
+            && started.is_none_or(|s| s > result)
+        {
+            found.push(format!("node {node} has a result before it started"));
+        }
+        for dep in plan.node(i).deps.iter().map(|d| &plan.def(*d).id) {
+            let done = position(dep, &[EventType::NodeCompleted]);
+            if let Some(started) = started
+                && done.is_none_or(|d| d > started)
+                && !overlapped
+            {
+                found.push(format!("node {node} started before its dependency {dep} was done"));
+            }
+        }
+    }
+}
+
+/// The record's results are those of the log.
+fn results(record: &Record, first: &[&Stored], found: &mut Vec<String>) {
+    for (node, value) in &record.results {
+        let event = first.iter().find(|s| s.event.kind == EventType::NodeCompleted && s.event.node_id.as_deref() == Some(node));
+        let outputs = event.and_then(|s| s.event.outputs.clone()).map(serde_json::Value::Object);
+        if outputs.as_ref() != Some(value) {
+            found.push(format!("the record's result of {node} is {value}, the log's {outputs:?}"));
+        }
+    }
+    if record.status == Status::Completed && record.results.len() != record.node_count as usize {
+        found.push(format!("completed with {} results", record.results.len()));
+    }
+}
+
+fn market(w: &World, record: &Record, ended_at: u64, overlapped: bool, found: &mut Vec<String>) {
+    let id = &record.correlation.execution_id;
+    let plan = workload::plan_of(&record.correlation.workflow_id).expect("known");
+    for node in plan.definition().nodes.iter().filter(|n| n.kind == "order") {
+        let fills: Vec<_> = w.market.orders.iter().filter(|(key, _)| key.split('#').next() == Some(&format!("{id}/{}", node.id))).collect();
+        let count: u32 = fills.iter().map(|(_, f)| f.fills).sum();
+        if count > 1 || (count == 0 && record.results.contains_key(&node.id)) {
+            found.push(format!("order {} filled {count} times", node.id));
+        }
+        // Only a process that was frozen or cut off may come too late.
+        if !overlapped && fills.iter().any(|(_, f)| f.filled_at > ended_at) {
+            found.push(format!("order {} was filled after the end", node.id));
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! A coordinator around the real engine: performs what `coordinator/src/active.rs` performs.
+
+use std::{collections::BTreeMap, rc::Rc};
+
+use haltline_core::{Body, Conflict, Engine, Limits, Loaded, LogMessage, Out, WriteId};
+use haltline_types::{
+    Timestamp,
+    control::{Flag, Gate},
+    error::{ApiError, Code},
+    event::{CommandType, EventType},
+    record::{Record, Status},
+    submit::{Accepted, Reply},
+};
+
+use super::{
+    Killed, Pid,
+    faults::Bug,
+    net::{Down, Up},
+    outbox::Outbox,
+    server::{Checkpoint, Class, PubAck, What, Write},
+    workload,
+    world::{Timer, World},
+};
+
+/// Whose write an answer is about.
+#[derive(Clone, Copy)]
+pub enum Tag {
+    Engine(WriteId),
+    Checkpoint,
+}
+
+/// A read of an execution, step by step, as the real one: record, events, commands.
+#[derive(Default)]
+struct Load {
+    record: Option<(Record, u64)>,
+    history: Vec<(u64, LogMessage)>,
+    step: u32,
+}
+
+/// An active coordinator.
+pub struct Coordinator {
+    pub engine: Engine,
+    pub outbox: Outbox<Tag>,
+    last_input: u64,
+    last_swept: u64,
+    pub swept: bool,
+    flag: Option<Flag>,
+    tickets: BTreeMap<u64, (Pid, u64, String)>,
+    next_ticket: u64,
+    loads: BTreeMap<String, Load>,
+    tokens: BTreeMap<u64, String>,
+    next_token: u64,
+    checkpoint: Checkpoint,
+    revision: u64,
+    checkpoint_in_flight: bool,
+    superseded: bool,
+}
+
+impl Coordinator {
+    /// Nothing left to do.
+    pub fn is_idle(&self) -> bool {
+        self.engine.running() == 0 && self.outbox.pending.is_empty() && self.loads.is_empty() && self.swept
+    }
+}
+
+/// What a watch on the flag says.
+pub fn gate(flag: Option<&Flag>, connected: bool) -> Gate {
+    match flag {
+        Some(flag) if !flag.state.runs() => Gate::Halted(flag.clone()),
+        Some(_) if connected => Gate::Open,
+        _ => Gate::Unsure("not watched".into()),
+    }
+}
+
+impl World {
+    /// Does `f` with the coordinator, then what its engine wants.
+    fn coordinate(&mut self, pid: Pid, f: impl FnOnce(&mut Self, &mut Coordinator) -> Result<(), Killed>) {
+        let Some(mut c) = self.coordinators[pid].take() else { return };
+        c.engine.set_gate(gate(c.flag.as_ref(), self.processes[pid].conn.is_some()));
+        if f(self, &mut c).and_then(|()| self.perform(pid, &mut c)).is_err() {
+            return;
+        }
+        if c.superseded {
+            self.note(|| format!("coordinator {pid} steps down"));
+            if let Some(conn) = self.processes[pid].conn {
+                self.gone(conn);
+            }
+            self.timer(pid, 1, Timer::Ask);
+            return;
+        }
+        self.coordinators[pid] = Some(c);
+    }
+
+    pub fn coordinator_connected(&mut self, pid: Pid) {
+        let Some(mut c) = self.coordinators[pid].take() else { return };
+        self.subscribe(pid, &mut c);
+        if self.plan.bug != Bug::Overtake {
+            for (n, write) in c.outbox.due(true, self.now) {
+                self.publish(pid, n, write);
+            }
+        }
+        self.coordinators[pid] = Some(c);
+    }
+
+    fn subscribe(&mut self, pid: Pid, c: &mut Coordinator) {
+        self.send(pid, Up::SubSubmits);
+        self.send(pid, Up::SubInputs(c.last_input));
+        self.send(pid, Up::SubFlag);
+        if !c.swept {
+            self.send(pid, Up::Sweep(c.last_swept));
+        }
+        let ids: Vec<String> = c.loads.keys().cloned().collect();
+        for id in ids {
+            self.start_load(pid, c, id);
+        }
+    }
+
+    fn start_load(&mut self, pid: Pid, c: &mut Coordinator, id: String) {
+        c.next_token += 1;
+        c.tokens.retain(|_, other| *other != id);
+        c.tokens.insert(c.next_token, id.clone());
+        c.loads.insert(id.clone(), Load::default());
+        self.send(pid, Up::ReadRecord { token: c.next_token, id, point: "" });
+    }
+
+    /// A timer of a coordinator.
+    pub fn coordinator_timer(&mut self, pid: Pid, timer: Timer) {
+        match timer {
+            Timer::Ask if self.coordinators[pid].is_none() => {
+                self.send(pid, Up::Ping);
+                self.timer(pid, 30, Timer::Ask);
+            }
+            Timer::Look if self.coordinators[pid].is_some() => {
+                self.coordinate(pid, |w, c| {
+                    for (n, write) in c.outbox.due(false, w.now) {
+                        w.publish(pid, n, write);
+                    }
+                    Ok(())
+                });
+                self.timer(pid, 20, Timer::Look);
+            }
+            Timer::Checkpoint if self.coordinators[pid].is_some() => {
+                self.coordinate(pid, |w, c| w.write_checkpoint(pid, c));
+                self.timer(pid, 60, Timer::Checkpoint);
+            }
+            _ => {}
+        }
+    }
+
+    fn write_checkpoint(&mut self, pid: Pid, c: &mut Coordinator) -> Result<(), Killed> {
+        let (mut log, records) = c.engine.floors();
+        if self.plan.bug == Bug::CheckpointAhead {
+            log = c.last_input.max(log);
+        }
+        let value = Checkpoint { log, records };
+        if !c.swept || c.checkpoint_in_flight || value == c.checkpoint {
+            return Ok(());
+        }
+        self.point(pid, "coordinator.checkpoint")?;
+        c.checkpoint = value;
+        c.checkpoint_in_flight = true;
+        let write = Write { what: What::Checkpoint { value, expect: c.revision }, point: "coordinator.checkpoint" };
+        self.queue(pid, c, Tag::Checkpoint, write);
+        Ok(())
+    }
+
+    fn queue(&mut self, pid: Pid, c: &mut Coordinator, tag: Tag, write: Write) {
+        let (n, write) = c.outbox.add(tag, write, self.now);
+        self.publish(pid, n, write);
+    }
+
+    fn perform(&mut self, pid: Pid, c: &mut Coordinator) -> Result<(), Killed> {
+        while let Some(out) = c.engine.take() {
+            match out {
+                Out::Write(id, body) => {
+                    let write = self.write_of(&body);
+                    self.point(pid, write.point)?;
+                    match &body {
+                        Body::Command(command) => self.send(pid, Up::Stop((**command).clone())),
+                        Body::Task(task) if task.recovered && self.plan.bug == Bug::NoTasksOnLoad => {
+                            c.engine.stored(id, 0);
+                            continue;
+                        }
+                        Body::Create(record) if self.plan.bug == Bug::EarlyReply => self.reply_early(pid, c, record),
+                        _ => {}
+                    }
+                    self.queue(pid, c, Tag::Engine(id), write);
+                }
+                Out::Load(id) => self.start_load(pid, c, id),
+                Out::Reply(ticket, reply) => {
+                    self.point(pid, "coordinator.reply")?;
+                    if let Some((to, request, _)) = c.tickets.remove(&ticket) {
+                        self.send(pid, Up::Reply { to, request, reply, point: "coordinator.reply" });
+                    }
+                }
+                Out::Notify(subject, outcome) => {
+                    self.point(pid, "coordinator.notify")?;
+                    self.send(pid, Up::Notify { subject, outcome });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reply_early(&mut self, pid: Pid, c: &mut Coordinator, record: &Record) {
+        for (to, request, _) in c.tickets.values().filter(|(.., key)| *key == record.key).cloned().collect::<Vec<_>>() {
+            let ok = Accepted { execution_id: record.correlation.execution_id.clone(), status: Status::Running, repeated: false };
+            self.send(pid, Up::Reply { to, request, reply: Reply::Ok(ok), point: "" });
+        }
+    }
+
+    fn write_of(&mut self, body: &Body) -> Write {
+        let swap = self.plan.bug != Bug::PutRecords;
+        let (what, point) = match body {
+            Body::Create(record) => (What::Record { record: record.clone(), expect: swap.then_some(0) }, "coordinator.create"),
+            Body::Replace(record, revision) => (What::Record { record: record.clone(), expect: swap.then_some(*revision) }, "coordinator.final"),
+            Body::Note(event) => {
+                let what = What::Log {
+                    class: Class::Note,
+                    execution: event.execution_id.clone(),
+                    id: Some(event.id.clone()),
+                    message: Box::new(LogMessage::Event(event.clone())),
+                };
+                (what, if event.kind == EventType::ExecutionStarted { "coordinator.started" } else { "coordinator.ended" })
+            }
+            Body::Task(task) => (What::Task { id: Some(task.task_id.clone()), task: Rc::new((**task).clone()) }, "coordinator.task"),
+            Body::Command(command) => {
+                let word = if command.kind == CommandType::Cancel { "cancel" } else { "halt" };
+                let what = What::Log {
+                    class: Class::Command,
+                    execution: command.execution_id.clone(),
+                    id: Some(format!("{}/{word}", command.execution_id)),
+                    message: Box::new(LogMessage::Command((**command).clone())),
+                };
+                (what, "coordinator.command")
+            }
+        };
+        Write { what, point }
+    }
+
+    /// A message reaches a coordinator.
+    pub fn coordinator_heard(&mut self, pid: Pid, down: Down) {
+        match &down {
+            Down::Pong(another) if self.coordinators[pid].is_none() => {
+                // A lost answer makes a rival.
+                if !*another || (self.plan.rivals && self.rng.chance(25)) {
+                    self.send(pid, Up::ReadCheckpoint);
+                }
+                return;
+            }
+            Down::Checkpoint { revision, value } if self.coordinators[pid].is_none() => {
+                self.activate(pid, *revision, *value);
+                return;
+            }
+            _ => {}
+        }
+        self.coordinate(pid, |w, c| w.take_in(pid, c, down));
+    }
+
+    fn activate(&mut self, pid: Pid, revision: u64, value: Checkpoint) {
+        let limits = Limits { executions_max: 1000, segments: true, shards: 8 };
+        self.note(|| format!("coordinator {pid} active from {value:?}"));
+        let mut c = Box::new(Coordinator {
+            engine: Engine::new(limits, value.log, value.records),
+            outbox: Outbox::new(),
+            last_input: value.log,
+            last_swept: value.records,
+            swept: self.plan.bug == Bug::NoSweep,
+            flag: None,
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            loads: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            next_token: 0,
+            checkpoint: value,
+            revision,
+            checkpoint_in_flight: false,
+            superseded: false,
+        });
+        self.subscribe(pid, &mut c);
+        self.coordinators[pid] = Some(c);
+        self.timer(pid, 20, Timer::Look);
+        self.timer(pid, 60, Timer::Checkpoint);
+    }
+
+    fn take_in(&mut self, pid: Pid, c: &mut Coordinator, down: Down) -> Result<(), Killed> {
+        let now = Timestamp(self.now as i64);
+        match down {
+            Down::PubAck { n, answer } => match (c.outbox.take(n), answer) {
+                (Some(Tag::Engine(id)), PubAck::Stored(seq)) => c.engine.stored(id, seq),
+                (Some(Tag::Engine(id)), PubAck::Conflict) => c.engine.conflicted(id, Conflict),
+                (Some(Tag::Checkpoint), PubAck::Stored(seq)) => {
+                    c.checkpoint_in_flight = false;
+                    c.revision = seq;
+                }
+                (Some(Tag::Checkpoint), PubAck::Conflict) => c.superseded = true,
+                (None, _) => {}
+            },
+            Down::Input { seq, message } if seq > c.last_input => {
+                c.last_input = seq;
+                c.engine.log_message(seq, *message);
+            }
+            Down::Swept { id, revision, terminal } if !c.swept => {
+                c.last_swept = c.last_swept.max(revision);
+                c.engine.found_record(&id, revision, terminal);
+            }
+            Down::CaughtUp => c.swept = true,
+            Down::Flag(flag) => {
+                c.flag = Some(flag);
+                c.engine.set_gate(gate(c.flag.as_ref(), true));
+            }
+            Down::Submit { from, request, submit } => {
+                c.next_ticket += 1;
+                c.tickets.insert(c.next_ticket, (from, request, submit.key.clone()));
+                match workload::plan_of(&submit.workflow_id) {
+                    Some(plan) => c.engine.submit(c.next_ticket, *submit, plan, now),
+                    None => c.engine.refuse(c.next_ticket, ApiError::new(Code::UnknownWorkflow, "no such workflow")),
+                }
+            }
+            Down::Cancel { from, request, cancel } => {
+                c.next_ticket += 1;
+                c.tickets.insert(c.next_ticket, (from, request, String::new()));
+                c.engine.cancel(c.next_ticket, cancel, now);
+            }
+            Down::Record { token, record } => self.load_went_on(pid, c, token, |load| load.record = record.map(|(rev, r)| (*r, rev))),
+            Down::Log { token, entries } => self.load_went_on(pid, c, token, |load| load.history.extend(entries)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn load_went_on(&mut self, pid: Pid, c: &mut Coordinator, token: u64, f: impl FnOnce(&mut Load)) {
+        let Some(id) = c.tokens.get(&token).cloned() else { return };
+        let Some(load) = c.loads.get_mut(&id) else { return };
+        f(load);
+        load.step += 1;
+        if load.step < 3 && load.record.is_some() {
+            let commands = load.step == 2;
+            self.send(pid, Up::ReadLog { token, id, commands });
+            return;
+        }
+        c.tokens.remove(&token);
+        let Some(load) = c.loads.remove(&id) else { return };
+        let mut history = load.history;
+        history.sort_by_key(|(seq, _)| *seq);
+        let mut seen = std::collections::BTreeSet::new();
+        history.retain(|(_, m)| match m {
+            LogMessage::Event(e) => seen.insert(e.id.clone()),
+            LogMessage::Command(_) => true,
+        });
+        let plan = load.record.as_ref().and_then(|(r, _)| workload::plan_of(&r.correlation.workflow_id));
+        self.note(|| format!("coordinator {pid} loaded {id}: {} entries", history.len()));
+        c.engine.loaded(&id, Loaded { record: load.record, plan, history });
+    }
+}

@@ -1,0 +1,277 @@
+//! One task from delivery to acknowledgement: performs what `worker/src/task.rs` performs.
+
+use std::collections::BTreeSet;
+
+use haltline_core::{After, LogMessage, Next, NodeOutcome, TaskRun};
+use haltline_types::{
+    Timestamp,
+    control::Gate,
+    event::{Event, EventType},
+    ids,
+};
+use serde_json::{Map, json};
+
+use super::{
+    Killed, Pid, Time,
+    faults::Bug,
+    net::Up,
+    server::{Class, What, Write},
+    worker::Worker,
+    world::{Ev, Timer, World},
+};
+
+/// What follows when everything published is confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    Nothing,
+    Learn,
+    Step,
+    Ack,
+    Retry(u64),
+}
+
+/// A walk through a task.
+pub struct Walk {
+    pub run: TaskRun,
+    pub seq: u64,
+    pub deliveries: u64,
+    pub since: Time,
+    pending: BTreeSet<u64>,
+    pub then: Then,
+    node: usize,
+    attempt: u32,
+    /// An order is on its way since.
+    ordered: Option<Time>,
+    history: Vec<(u64, LogMessage)>,
+    reads: u32,
+}
+
+impl Walk {
+    pub fn new(run: TaskRun, seq: u64, deliveries: u64, since: Time) -> Self {
+        Self { run, seq, deliveries, since, pending: BTreeSet::new(), then: Then::Nothing, node: 0, attempt: 0, ordered: None, history: Vec::new(), reads: 0 }
+    }
+}
+
+impl World {
+    /// Reads the log: events, then commands.
+    pub fn learn(&mut self, pid: Pid, w: &mut Worker, id: u64) {
+        let Some(walk) = w.walks.get_mut(&id) else { return };
+        walk.then = Then::Learn;
+        walk.reads = 0;
+        walk.history.clear();
+        w.next_token += 1;
+        w.tokens.retain(|_, other| *other != id);
+        w.tokens.insert(w.next_token, id);
+        self.send(pid, Up::ReadLog { token: w.next_token, id: walk.run.task().correlation.execution_id.clone(), commands: false });
+    }
+
+    pub fn learned(&mut self, pid: Pid, w: &mut Worker, token: u64, entries: Vec<(u64, LogMessage)>) -> Result<(), Killed> {
+        let Some(id) = w.tokens.get(&token).copied() else { return Ok(()) };
+        let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        walk.history.extend(entries);
+        walk.reads += 1;
+        if walk.reads == 1 {
+            self.send(pid, Up::ReadLog { token, id: walk.run.task().correlation.execution_id.clone(), commands: true });
+            return Ok(());
+        }
+        w.tokens.remove(&token);
+        walk.then = Then::Nothing;
+        let mut events: Vec<Event> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for (_, message) in std::mem::take(&mut walk.history) {
+            match message {
+                LogMessage::Event(e) => {
+                    if seen.insert(e.id.clone()) {
+                        events.push(*e);
+                    }
+                }
+                LogMessage::Command(c) => walk.run.command(&c),
+            }
+        }
+        walk.run.learn(events.iter());
+        self.step(pid, w, id)
+    }
+
+    /// What comes next in a walk.
+    pub fn step(&mut self, pid: Pid, w: &mut Worker, id: u64) -> Result<(), Killed> {
+        let gate = self.worker_gate(pid, w);
+        let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        if let Some(c) = w.cancelled.get(&walk.run.task().correlation.execution_id) {
+            walk.run.cancel(&c.by, &c.reason);
+        }
+        match walk.run.next(&gate, Timestamp(self.now as i64)) {
+            Next::Finished => self.acknowledge(pid, w, id),
+            Next::Wait(_) => {
+                self.timer(pid, 5, Timer::Step(id));
+                Ok(())
+            }
+            Next::End(events) => self.end(pid, w, id, events),
+            Next::Start { started, node, attempt, .. } => {
+                walk.node = node;
+                walk.attempt = attempt;
+                walk.then = Then::Nothing;
+                if let Some(e) = started {
+                    self.publish_event(pid, w, id, *e)?;
+                }
+                let takes = if self.rng.chance(10) { self.rng.range(50, 500) } else { self.rng.range(0, 30) };
+                self.timer(pid, takes, Timer::NodeDone(id));
+                Ok(())
+            }
+        }
+    }
+
+    /// A node comes to its end, or to its effect.
+    pub fn node_done(&mut self, pid: Pid, w: &mut Worker, id: u64) -> Result<(), Killed> {
+        let gate = self.worker_gate(pid, w);
+        let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        let task = walk.run.task();
+        let node = &task.nodes[walk.node];
+        let execution = task.correlation.execution_id.clone();
+        let failed = |error_type: &str, retryable| NodeOutcome::Failed { error_type: error_type.into(), message: "scripted".into(), retryable };
+        let key = format!("{execution}/{}", node.id);
+        let outcome = match node.kind.as_str() {
+            "fail" => failed("Scripted", false),
+            "flaky" if walk.attempt <= 1 + ids::shard_of(&key, 2) => failed("Scripted", true),
+            "order" => match gate {
+                Gate::Halted(flag) => NodeOutcome::Halted(flag),
+                Gate::Unsure(_) => return self.step(pid, w, id),
+                Gate::Open if w.cancelled.contains_key(&execution) => NodeOutcome::Cancelled,
+                Gate::Open => {
+                    self.point(pid, "worker.effect")?;
+                    walk.ordered = Some(self.now);
+                    let token = walk.run.token();
+                    let key = if self.plan.bug == Bug::KeyPerDelivery { format!("{key}#{token}") } else { key };
+                    let (delay, life) = (self.rng.range(1, 10), self.processes[pid].life);
+                    self.after(delay, Ev::Order { pid, life, walk: id, key, execution, token });
+                    self.timer(pid, 60, Timer::OrderLost(id));
+                    return Ok(());
+                }
+            },
+            _ => completed(&execution, &node.id),
+        };
+        self.outcome(pid, w, id, outcome)
+    }
+
+    /// The market answered.
+    pub fn filled(&mut self, pid: Pid, w: &mut Worker, id: u64, stale: bool) -> Result<(), Killed> {
+        let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        if walk.ordered.take().is_none() {
+            return Ok(());
+        }
+        let (execution, node) = (walk.run.task().correlation.execution_id.clone(), walk.run.task().nodes[walk.node].id.clone());
+        self.point(pid, "worker.effect_done")?;
+        let outcome = if stale {
+            NodeOutcome::Failed { error_type: "StaleToken".into(), message: "a newer one was there".into(), retryable: false }
+        } else {
+            completed(&execution, &node)
+        };
+        self.outcome(pid, w, id, outcome)
+    }
+
+    pub fn order_lost(&mut self, pid: Pid, w: &mut Worker, id: u64) -> Result<(), Killed> {
+        let now = self.now;
+        let Some(walk) = w.walks.get_mut(&id).filter(|walk| walk.ordered.is_some_and(|at| at + 60 <= now)) else { return Ok(()) };
+        walk.ordered = None;
+        let outcome = NodeOutcome::Failed { error_type: "Connection".into(), message: "no answer".into(), retryable: true };
+        self.outcome(pid, w, id, outcome)
+    }
+
+    fn outcome(&mut self, pid: Pid, w: &mut Worker, id: u64, outcome: NodeOutcome) -> Result<(), Killed> {
+        let gate = self.worker_gate(pid, w);
+        let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        if outcome == NodeOutcome::Cancelled {
+            walk.run.cancel("sim", "cancelled");
+        }
+        let next = walk.run.task().nodes.get(walk.node + 1).map(|n| n.kind.clone());
+        let can_run_next = next.is_some_and(|k| self.can_run(pid, &k));
+        match walk.run.after(outcome, &gate, can_run_next, Timestamp(self.now as i64), 1.0, |policy, _| policy.delay.0) {
+            After::Note(e) => {
+                walk.then = Then::Step;
+                self.publish_event(pid, w, id, *e)
+            }
+            After::End(e) => self.end(pid, w, id, vec![*e]),
+            After::Retry(e, wait) => {
+                walk.then = Then::Retry(wait);
+                self.publish_event(pid, w, id, *e)
+            }
+        }
+    }
+
+    fn end(&mut self, pid: Pid, w: &mut Worker, id: u64, events: Vec<Event>) -> Result<(), Killed> {
+        if let Some(walk) = w.walks.get_mut(&id) {
+            walk.then = Then::Ack;
+        }
+        for event in events {
+            self.publish_event(pid, w, id, event)?;
+        }
+        if self.plan.bug == Bug::EarlyAck {
+            return self.acknowledge(pid, w, id);
+        }
+        Ok(())
+    }
+
+    fn publish_event(&mut self, pid: Pid, w: &mut Worker, id: u64, mut event: Event) -> Result<(), Killed> {
+        let ends = event.task_events.is_some();
+        let point = match event.kind {
+            EventType::NodeStarted => "worker.started",
+            EventType::NodeRetrying => "worker.retrying",
+            _ if ends => "worker.result",
+            _ => "worker.note",
+        };
+        self.point(pid, point)?;
+        if self.plan.bug == Bug::IdPerDelivery {
+            event.id = format!("{}#{}", event.id, event.token.unwrap_or(0));
+        }
+        let what = What::Log {
+            class: if ends { Class::Input } else { Class::Note },
+            execution: event.execution_id.clone(),
+            id: Some(event.id.clone()),
+            message: Box::new(LogMessage::Event(Box::new(event))),
+        };
+        let (n, write) = w.outbox.add(id, Write { what, point }, self.now);
+        if let Some(walk) = w.walks.get_mut(&id) {
+            walk.pending.insert(n);
+        }
+        self.publish(pid, n, write);
+        Ok(())
+    }
+
+    /// A write of a walk is stored.
+    pub fn confirmed(&mut self, pid: Pid, w: &mut Worker, id: u64, n: u64) -> Result<(), Killed> {
+        let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        walk.pending.remove(&n);
+        if !walk.pending.is_empty() {
+            return Ok(());
+        }
+        match std::mem::replace(&mut walk.then, Then::Nothing) {
+            Then::Nothing => Ok(()),
+            Then::Learn => {
+                walk.then = Then::Learn;
+                Ok(())
+            }
+            Then::Step => self.step(pid, w, id),
+            Then::Ack => self.acknowledge(pid, w, id),
+            Then::Retry(wait) => {
+                self.timer(pid, wait, Timer::Step(id));
+                Ok(())
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, pid: Pid, w: &mut Worker, id: u64) -> Result<(), Killed> {
+        let Some(walk) = w.walks.get(&id) else { return Ok(()) };
+        let (seq, deliveries, task) = (walk.seq, walk.deliveries, walk.run.task().task_id.clone());
+        self.point(pid, "worker.ack")?;
+        self.send(pid, Up::Ack { seq, deliveries });
+        w.walks.remove(&id);
+        if let Some(alive) = self.walks_alive.get_mut(&task) {
+            *alive -= 1;
+        }
+        self.send(pid, Up::Pull(1));
+        Ok(())
+    }
+}
+
+fn completed(execution: &str, node: &str) -> NodeOutcome {
+    NodeOutcome::Completed(Map::from_iter([("out".to_owned(), json!(format!("{execution}/{node}")))]))
+}

@@ -1,0 +1,115 @@
+//! `haltline bench`: what this machine does, measured on processes of its own, and read back
+//! afterwards to see that nothing is missing.
+
+mod check;
+mod load;
+mod process;
+mod raw;
+mod report;
+mod workload;
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::Context;
+use crate::{commands::dev::folder::Folder, output, system::System};
+
+/// Measure this machine: workflows per second and latency, with everything read back
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Client, coordinator, worker and nats-server run in processes of their own on a temporary folder.\nFigures depend on the machine and its load: compare only what ran in turn.")]
+pub struct Args {
+    /// Workflows to run at --concurrency
+    #[arg(long, value_name = "N", default_value_t = 5000)]
+    workflows: usize,
+    /// Workflows in flight at once
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    concurrency: usize,
+    /// Workflows to run one at a time, for latencies
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    latency: usize,
+    /// chain:N (N nodes in sequence), fan:N (one, N in parallel, one), or dag
+    #[arg(long, value_name = "SHAPE", default_value = "chain:3")]
+    shape: workload::Shape,
+    /// Bytes of output that every node adds
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    payload: usize,
+    /// nats-server's sync_interval: always, or an interval as 1s [default: the server's, 2 minutes]
+    #[arg(long, value_name = "WHEN")]
+    sync: Option<String>,
+    /// A task per node instead of chains as one task
+    #[arg(long)]
+    per_node_tasks: bool,
+    /// Worker processes
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    workers: usize,
+    /// Slots per node type of each worker
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    slots: usize,
+    /// Skip the figures of the bare nats-server
+    #[arg(long)]
+    no_raw: bool,
+}
+
+/// Runs it; 1 if anything was missing or went wrong.
+///
+/// # Errors
+/// When the system cannot be started or stops working.
+pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
+    let folder = Folder::open(None)?;
+    let mut system = System::start(folder.path(), context.names.clone(), args.sync.clone()).await?;
+    let coordinator: &[&str] = if args.per_node_tasks { &["coordinator", "--per-node-tasks"] } else { &["coordinator"] };
+    system.spawn("coordinator", coordinator)?;
+    let slots = args.slots.to_string();
+    for i in 1..=args.workers.max(1) {
+        system.spawn(&format!("worker-{i}"), &["worker", "--slots", &slots])?;
+    }
+    let client = system.client().await?;
+    system.ready(&client, args.workers.max(1)).await?;
+
+    let definition = workload::definition(args.shape, args.payload);
+    client.put_workflow(&definition).await.context("the workload's definition")?;
+    let meter = process::Meter::new(&system);
+    let idle = meter.read();
+    load::many(&client, &definition, args.workflows.clamp(1, 300), args.concurrency.min(20)).await?;
+    let one = load::one_at_a_time(&client, &definition, args.latency).await?;
+    let before = check::stored(&client).await?;
+    let cpu_before = meter.read();
+    let many = load::many(&client, &definition, args.workflows, args.concurrency).await?;
+    let cpu_after = meter.read();
+    let after = check::stored(&client).await?;
+    let ran = args.workflows + args.latency + args.workflows.clamp(1, 300);
+    let mut errors = one.errors.clone();
+    errors.extend(many.errors.clone());
+    errors.extend(check::read_back(&client, ran, definition.nodes.len()).await?);
+    let raw = if args.no_raw { None } else { Some(raw::measure(&client).await?) };
+
+    let report = json!({
+        "shape": args.shape.to_string(),
+        "workflows": args.workflows,
+        "concurrency": args.concurrency,
+        "per_node_tasks": args.per_node_tasks,
+        "payload_bytes": args.payload,
+        "workflows_per_s": report::round(args.workflows as f64 / many.seconds),
+        "loaded_latency_ms": report::quantiles(&many.latency_ms),
+        "latency_ms": report::quantiles(&one.latency_ms),
+        "time_to_first_node_ms": report::quantiles(&one.first_node_ms),
+        "step_to_step_ms": report::quantiles(&one.step_ms),
+        "messages_per_workflow": report::round((after - before) as f64 / args.workflows.max(1) as f64),
+        "processes": process::used(&cpu_before, &cpu_after),
+        "idle_rss_mb": process::rss(&idle),
+        "raw": raw,
+        "durability": {
+            "sync": args.sync.clone().unwrap_or_else(|| "2m (nats-server's default)".into()),
+            "replicas": 1,
+            "storage": "file",
+        },
+        "errors": errors,
+    });
+    system.stop().await?;
+    if context.json {
+        output::json(&report);
+    } else {
+        report::print(&report);
+    }
+    Ok(u8::from(!errors.is_empty()))
+}

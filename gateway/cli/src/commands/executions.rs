@@ -1,0 +1,154 @@
+//! `haltline executions`.
+
+use clap::Subcommand;
+use haltline_client::{Client, Record};
+use haltline_common::types::error::{ApiError, Code};
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::{follow, output, read};
+
+/// List, show and cancel executions
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// The most recent executions, newest first
+    List {
+        /// How many at most, up to 1000
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: usize,
+    },
+    /// One execution: where it stands, its outputs or error
+    Show {
+        /// The execution
+        #[arg(value_name = "EXECUTION_ID")]
+        id: String,
+    },
+    /// Everything that happened in one execution, in order
+    History {
+        /// The execution
+        #[arg(value_name = "EXECUTION_ID")]
+        id: String,
+    },
+    /// End an execution; nodes that run already end first
+    Cancel {
+        /// The execution
+        #[arg(value_name = "EXECUTION_ID")]
+        id: String,
+        /// Why
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        reason: String,
+        /// Who [default: $USER]
+        #[arg(long, value_name = "NAME")]
+        by: Option<String>,
+    },
+}
+
+/// Does what was asked.
+///
+/// # Errors
+/// When there is no such execution, or nobody answers.
+pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
+    let client = context.client().await?;
+    match args.what {
+        What::List { limit } => list(&client.executions(limit).await?, context.json),
+        What::Show { id } => show(&client.record(&id).await?, context.json),
+        What::History { id } => history(&client, &id, context.json).await?,
+        What::Cancel { id, reason, by } => {
+            let accepted = client.cancel(&id, &reason, &read::by(by)).await?;
+            if context.json {
+                output::json(&accepted);
+            } else if accepted.status.is_terminal() {
+                output::line(format_args!("{} had ended before: {}", accepted.execution_id, accepted.status.as_str()));
+            } else {
+                output::line(format_args!("{} is being cancelled", accepted.execution_id));
+            }
+        }
+    }
+    Ok(0)
+}
+
+fn list(records: &[Record], as_json: bool) {
+    if as_json {
+        return output::json(&json!({ "executions": records }));
+    }
+    if records.is_empty() {
+        return output::line("no executions");
+    }
+    let rows: Vec<[String; 6]> = records
+        .iter()
+        .map(|r| {
+            [
+                r.correlation.execution_id.clone(),
+                r.status.as_str().into(),
+                format!("{} {}", r.correlation.workflow_id, r.workflow_version),
+                format!("{}/{}", r.nodes_completed, r.node_count),
+                r.started_at.to_string(),
+                r.duration_ms.map(output::duration).unwrap_or_default(),
+            ]
+        })
+        .collect();
+    output::table(["EXECUTION", "STATUS", "WORKFLOW", "NODES", "STARTED", "TOOK"], &rows);
+}
+
+fn show(r: &Record, as_json: bool) {
+    if as_json {
+        return output::json(r);
+    }
+    let field = |name: &str, value: &str| {
+        if !value.is_empty() {
+            output::line(format_args!("{name:<10} {value}"));
+        }
+    };
+    field("execution", &r.correlation.execution_id);
+    field("status", r.status.as_str());
+    field("workflow", &format!("{} version {}", r.correlation.workflow_id, r.workflow_version));
+    field("bot", &r.correlation.bot_id);
+    field("strategy", &r.correlation.strategy_id);
+    field("nodes", &format!("{} of {} completed", r.nodes_completed, r.node_count));
+    field("started", &r.started_at.to_string());
+    field("ended", &r.finished_at.map(|t| t.to_string()).unwrap_or_default());
+    field("took", &r.duration_ms.map(output::duration).unwrap_or_default());
+    field("error", &error(r));
+    field("reason", r.reason.as_deref().unwrap_or_default());
+    if !r.input.is_null() {
+        field("input", &r.input.to_string());
+    }
+    for (node, outputs) in &r.results {
+        field("output", &format!("{node}: {outputs}"));
+    }
+    if r.results_omitted {
+        field("output", "too large for the record; see the history");
+    }
+}
+
+fn error(r: &Record) -> String {
+    let Some(error) = &r.error else { return String::new() };
+    let node = r.failed_node.as_deref().map(|n| format!(" at node {n}")).unwrap_or_default();
+    format!("{}{node}: {error}", r.error_type.as_deref().unwrap_or("error"))
+}
+
+async fn history(client: &Client, id: &str, as_json: bool) -> anyhow::Result<()> {
+    let events = client.events(id).await?;
+    if events.is_empty() {
+        return Err(ApiError::new(Code::UnknownExecution, format!("there are no events of an execution `{id}`")).into());
+    }
+    for (seq, event) in events {
+        if as_json {
+            let mut value = json!(event);
+            if let Value::Object(map) = &mut value {
+                map.insert("seq".into(), seq.into());
+            }
+            output::json(&value);
+        } else {
+            let node = event.node_id.as_deref().map(|n| format!(" {n}")).unwrap_or_default();
+            output::line(format_args!("{} {}{node}{}", event.timestamp, event.kind.as_str(), follow::details(&event)));
+        }
+    }
+    Ok(())
+}

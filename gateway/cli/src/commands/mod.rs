@@ -1,0 +1,100 @@
+//! The subcommands, one file each: its flags as `Args`, and `run`, which gives the exit code.
+
+mod bench;
+mod coordinator;
+mod demo;
+mod dev;
+mod doctor;
+mod ensure;
+mod executions;
+mod gateway;
+mod halt;
+mod market;
+mod resume;
+mod run;
+mod schema;
+mod status;
+mod submit;
+mod worker;
+mod workflows;
+
+use clap::Subcommand;
+use haltline_common::{config::Settings, types::Names};
+
+/// What a subcommand is run with.
+pub struct Context {
+    /// Checked settings.
+    pub settings: Settings,
+    /// Names on the server.
+    pub names: Names,
+    /// Whether to print JSON.
+    pub json: bool,
+    /// Whether a nats-server was named by flag or environment.
+    pub nats_given: bool,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Dev(dev::Args),
+    Demo(demo::Args),
+    Run(run::Args),
+    Submit(submit::Args),
+    Executions(executions::Args),
+    Workflows(workflows::Args),
+    Halt(halt::Args),
+    Resume(resume::Args),
+    Status(status::Args),
+    Doctor(doctor::Args),
+    Ensure(ensure::Args),
+    Coordinator(coordinator::Args),
+    Worker(worker::Args),
+    Gateway(gateway::Args),
+    Market(market::Args),
+    Bench(bench::Args),
+    Schema(schema::Args),
+}
+
+impl Command {
+    /// Puts the subcommand's own flags into the settings.
+    pub fn apply(&self, settings: &mut Settings) {
+        match self {
+            Self::Dev(args) => args.apply(settings),
+            Self::Coordinator(args) => args.apply(settings),
+            Self::Worker(args) => args.apply(settings),
+            Self::Gateway(args) => args.apply(settings),
+            _ => {}
+        }
+    }
+
+    /// Whether it runs until it is told to end, and its log is of interest.
+    pub fn is_service(&self) -> bool {
+        matches!(self, Self::Dev(_) | Self::Coordinator(_) | Self::Worker(_) | Self::Gateway(_) | Self::Market(_))
+    }
+
+    /// Runs it; the exit code.
+    ///
+    /// # Errors
+    /// Whatever kept it from doing what was asked.
+    pub async fn run(self, context: Context) -> anyhow::Result<u8> {
+        match self {
+            Self::Dev(args) => dev::run(args, context).await,
+            Self::Demo(args) => demo::run(args, context).await,
+            Self::Bench(args) => bench::run(args, context).await,
+            Self::Run(args) => run::run(args, context).await,
+            Self::Submit(args) => submit::run(args, context).await,
+            Self::Executions(args) => executions::run(args, context).await,
+            Self::Workflows(args) => workflows::run(args, context).await,
+            Self::Halt(args) => halt::run(args, context).await,
+            Self::Resume(args) => resume::run(args, context).await,
+            Self::Status(args) => status::run(args, context).await,
+            Self::Doctor(args) => doctor::run(args, context).await,
+            Self::Ensure(args) => ensure::run(args, context).await,
+            Self::Coordinator(args) => coordinator::run(args, context).await,
+            Self::Worker(args) => worker::run(args, context).await,
+            Self::Gateway(args) => gateway::run(args, context).await,
+            Self::Market(args) => market::run(args, context).await,
+            Self::Schema(args) => schema::run(args),
+        }
+    }
+}

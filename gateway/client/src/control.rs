@@ -1,0 +1,32 @@
+//! The control flag.
+
+use haltline_common::{
+    kv,
+    types::control::{Flag, Level},
+};
+
+use crate::{ApiError, Client};
+
+impl Client {
+    /// The control flag as it is stored now, asked from the stream's leader.
+    ///
+    /// # Errors
+    /// `Unavailable` if nats-server does not answer: whether there is a halt is not known then.
+    pub async fn flag(&self) -> Result<Flag, ApiError> {
+        kv::flag(&self.shared.link).await
+    }
+
+    /// Sets the control flag; what is stored then. Raising it always succeeds and keeps a graver
+    /// level that is there already; from a halt only `normal` leads out.
+    ///
+    /// # Errors
+    /// `Invalid` for a reason above 1024 bytes, `Conflict` for `alert` during a halt, `Unavailable`
+    /// if nats-server does not answer within the client's time-out: the change may still be stored.
+    pub async fn set_flag(&self, state: Level, reason: &str, by: &str) -> Result<Flag, ApiError> {
+        let set = kv::set_flag(&self.shared.link, &self.shared.publisher, state, reason, by);
+        match tokio::time::timeout(self.timeout, set).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(crate::unavailable("nats-server did not confirm the change in time; read the flag to know whether it is stored")),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Submitting and cancelling: request and reply with the shard's coordinator, repeated with the
+//! same key until it answers.
+
+use std::time::{Duration, Instant};
+
+use async_nats::StatusCode;
+use bytes::Bytes;
+use haltline_common::{
+    definitions::check_depth,
+    types::{
+        ids::{check_id, shard_of},
+        limits::{KEY_BYTES_MAX, MESSAGE_BYTES_MAX, TEXT_BYTES_MAX},
+        submit::{Cancel, Reply},
+    },
+};
+use serde::Serialize;
+
+use crate::{Accepted, ApiError, Client, Code, Submit, unavailable};
+
+/// How long one try waits for its answer: a healthy coordinator answers within milliseconds, one
+/// that is taking a shard over within a second.
+const TRY: Duration = Duration::from_secs(2);
+/// Delay before the second try; doubles up to [`DELAY_MAX`].
+const DELAY_MIN: Duration = Duration::from_millis(20);
+/// A coordinator that comes back is noticed within this time.
+const DELAY_MAX: Duration = Duration::from_millis(500);
+
+impl Client {
+    /// Submits an execution. Returns once its acceptance is stored. Repeating it with the same key
+    /// gives the same execution.
+    ///
+    /// # Errors
+    /// `Invalid` and `TooLarge` before anything is sent; whatever the coordinator answers, as
+    /// `EmergencyHalted`, `UnknownWorkflow`, `Conflict` or `Overloaded`; `Unavailable` if nobody
+    /// answered in time: the execution may or may not exist, repeat with the same key to know.
+    pub async fn submit(&self, submit: Submit) -> Result<Accepted, ApiError> {
+        check(&submit)?;
+        let body = encode(&submit, "input")?;
+        let names = &self.shared.link.names;
+        // Not by the execution's id: that is the coordinator's to draw.
+        let shard = shard_of(&format!("{}\0{}", submit.workflow_id, submit.key), names.shards());
+        self.ask(names.submit(shard), body).await
+    }
+
+    /// Ends an execution as cancelled. Returns once the request is stored; nodes that run already
+    /// end first. An execution that has ended stays as it is.
+    ///
+    /// # Errors
+    /// `UnknownExecution`, or as [`Client::submit`].
+    pub async fn cancel(&self, execution_id: &str, reason: &str, by: &str) -> Result<Accepted, ApiError> {
+        if reason.len() > TEXT_BYTES_MAX {
+            return Err(ApiError::invalid("reason", format!("is longer than {TEXT_BYTES_MAX} bytes")));
+        }
+        let cancel = Cancel { execution_id: execution_id.into(), reason: reason.into(), by: by.into() };
+        let names = &self.shared.link.names;
+        self.ask(names.cancel(names.shard(execution_id)), encode(&cancel, "reason")?).await
+    }
+
+    /// Asks until there is an answer or the time is over.
+    async fn ask(&self, subject: String, body: Bytes) -> Result<Accepted, ApiError> {
+        let until = Instant::now() + self.timeout;
+        let mut delay = DELAY_MIN;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let error = match self.try_once(&subject, &body, TRY.min(left)).await {
+                Ok(Reply::Ok(accepted)) => return Ok(accepted),
+                // Both pass by themselves: a coordinator is starting, or has lost its watch for now.
+                Ok(Reply::Error(e)) if matches!(e.code, Code::Unavailable | Code::ControlUnsure) => e,
+                Ok(Reply::Error(e)) => return Err(e),
+                Err(e) => e,
+            };
+            if Instant::now() + delay >= until {
+                return Err(error);
+            }
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(DELAY_MAX);
+        }
+    }
+
+    async fn try_once(&self, subject: &str, body: &Bytes, limit: Duration) -> Result<Reply, ApiError> {
+        let mut ticket = self.shared.inbox.ticket();
+        let client = &self.shared.link.client;
+        client.publish_with_reply(subject.to_owned(), ticket.subject.clone(), body.clone()).await.map_err(unavailable)?;
+        let message = match tokio::time::timeout(limit, &mut ticket.answer).await {
+            Ok(Ok(message)) => message,
+            Ok(Err(_)) => return Err(unavailable("the connection was closed")),
+            Err(_) => return Err(unavailable("no coordinator answered in time; it is not known whether the request took effect: repeat it with the same key")),
+        };
+        if message.status == Some(StatusCode::NO_RESPONDERS) {
+            return Err(unavailable("no coordinator is running for this shard; nothing was changed"));
+        }
+        serde_json::from_slice(&message.payload)
+            .map_err(|e| ApiError::new(Code::Internal, format!("the coordinator's answer is malformed: {e}")))
+    }
+}
+
+fn encode(request: &impl Serialize, field: &str) -> Result<Bytes, ApiError> {
+    let json = serde_json::to_vec(request).map_err(|e| ApiError::new(Code::Internal, e.to_string()))?;
+    if json.len() > MESSAGE_BYTES_MAX {
+        let message = format!("the request has {} bytes, more than {MESSAGE_BYTES_MAX}", json.len());
+        return Err(ApiError { field: Some(field.into()), ..ApiError::new(Code::TooLarge, message) });
+    }
+    Ok(Bytes::from(json))
+}
+
+/// What can be told without asking anyone.
+fn check(submit: &Submit) -> Result<(), ApiError> {
+    check_id(&submit.workflow_id).map_err(|e| ApiError::invalid("workflow_id", e))?;
+    let optional = [("version", &submit.version), ("bot_id", &submit.bot_id), ("strategy_id", &submit.strategy_id)];
+    for (field, id) in optional {
+        if let Some(id) = id.as_deref().filter(|id| !id.is_empty()) {
+            check_id(id).map_err(|e| ApiError::invalid(field, e))?;
+        }
+    }
+    if submit.key.is_empty() || submit.key.len() > KEY_BYTES_MAX {
+        return Err(ApiError::invalid("key", format!("must have 1 to {KEY_BYTES_MAX} bytes")));
+    }
+    if !submit.input.is_null() && !submit.input.is_object() {
+        return Err(ApiError::invalid("input", "must be an object, or null"));
+    }
+    check_depth(&submit.input).map_err(|e| ApiError { field: Some("input".into()), ..e })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn submit(input: Value, key: &str) -> Submit {
+        Submit { workflow_id: "w".into(), version: None, input, bot_id: None, strategy_id: None, key: key.into(), notify: None }
+    }
+
+    #[test]
+    fn bad_submissions_name_their_field() {
+        let field = |s: &Submit| check(s).err().and_then(|e| e.field);
+        assert_eq!(field(&submit(json!({}), "k")), None);
+        assert_eq!(field(&submit(Value::Null, "k")), None);
+        assert_eq!(field(&submit(json!([1]), "k")).as_deref(), Some("input"));
+        assert_eq!(field(&submit(json!({}), "")).as_deref(), Some("key"));
+        assert_eq!(field(&submit(json!({}), &"k".repeat(KEY_BYTES_MAX + 1))).as_deref(), Some("key"));
+        let mut deep = json!(1);
+        for _ in 0..100 {
+            deep = json!({ "a": deep });
+        }
+        assert_eq!(field(&submit(deep, "k")).as_deref(), Some("input"));
+        let big = submit(json!({ "a": "x".repeat(MESSAGE_BYTES_MAX) }), "k");
+        assert_eq!(encode(&big, "input").err().map(|e| e.code), Some(Code::TooLarge));
+    }
+}

@@ -1,0 +1,93 @@
+//! What every request and session uses.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use haltline_client::{ApiError, Client};
+use haltline_common::{
+    Link,
+    config::GatewaySettings,
+    control_watch::ControlWatch,
+    js::{self, StreamState},
+    types::{catalog::NodeType, error::Code, worker::Presence},
+};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{cached::Cached, halt::HaltView, hub::Hub, index::SharedIndex, routes::health::Probe};
+
+/// Shared state; cloned by reference.
+pub(crate) type App = Arc<Inner>;
+
+/// What [`App`] is made of.
+pub(crate) struct Parts {
+    pub link: Link,
+    pub client: Client,
+    pub control: ControlWatch,
+    pub halt: watch::Receiver<HaltView>,
+    pub hub: Arc<Hub>,
+    pub index: Arc<SharedIndex>,
+    pub settings: GatewaySettings,
+    pub stop: CancellationToken,
+}
+
+/// The state itself.
+pub(crate) struct Inner {
+    pub parts: Parts,
+    /// Sockets being served.
+    pub sessions: TaskTracker,
+    /// Room for sockets: each may hold a message of a megabyte.
+    pub room: Arc<Semaphore>,
+    pub started: Instant,
+    workers: Cached<Vec<Presence>>,
+    types: Cached<Vec<NodeType>>,
+    log: Cached<StreamState>,
+    /// Answers of the coordinators to a harmless question.
+    pub probe: Cached<Probe>,
+}
+
+impl std::ops::Deref for Inner {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
+impl Inner {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> App {
+        let room = Arc::new(Semaphore::new(parts.settings.clients_max.min(Semaphore::MAX_PERMITS)));
+        Arc::new(Self {
+            parts,
+            sessions: TaskTracker::new(),
+            room,
+            started: Instant::now(),
+            // Each read makes a consumer on the server: many pages must not multiply that.
+            workers: Cached::new(Duration::from_secs(1)),
+            types: Cached::new(Duration::from_secs(5)),
+            log: Cached::new(Duration::from_secs(1)),
+            probe: Cached::new(Duration::from_secs(5)),
+        })
+    }
+
+    /// Workers that are alive, at most a second old.
+    pub async fn workers(&self) -> Result<Vec<Presence>, ApiError> {
+        self.workers.get(|| self.client.workers()).await
+    }
+
+    /// Node types, at most five seconds old.
+    pub async fn types(&self) -> Result<Vec<NodeType>, ApiError> {
+        self.types.get(|| haltline_common::definitions::known_types(&self.link)).await
+    }
+
+    /// The state of the log's stream, at most a second old.
+    pub async fn log(&self) -> Result<StreamState, ApiError> {
+        let ask = || async {
+            let info = js::stream_info(&self.link, &self.link.names.events_stream()).await;
+            info.map(|i| i.state).map_err(|e| ApiError::new(Code::Unavailable, e.to_string()))
+        };
+        self.log.get(ask).await
+    }
+}

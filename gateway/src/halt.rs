@@ -1,0 +1,60 @@
+//! The control flag as the gateway shows it: what is stored, and whether that is certain now.
+
+use std::time::Duration;
+
+use haltline_common::{
+    control_watch::ControlWatch,
+    types::control::{Flag, Gate},
+};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+/// How often certainty is looked at: it fades without any message.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The flag and whether it can be trusted now.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub(crate) struct HaltView {
+    /// As last read.
+    pub flag: Option<Flag>,
+    /// Why it is not certain, if it is not.
+    pub unsure: Option<String>,
+}
+
+impl HaltView {
+    /// For frames and answers: state `unknown` while it has not been read.
+    pub fn json(&self) -> Value {
+        match &self.flag {
+            Some(f) => json!({
+                "scope": "global", "state": f.state.as_str(), "rev": f.revision, "by": f.by, "reason": f.reason, "ts": f.at,
+                "sure": self.unsure.is_none(),
+            }),
+            None => json!({ "scope": "global", "state": "unknown", "sure": false, "reason": self.unsure }),
+        }
+    }
+}
+
+/// Follows the flag; the task ends when its handle is dropped.
+pub(crate) fn watch(mut control: ControlWatch) -> (watch::Receiver<HaltView>, AbortOnDropHandle<()>) {
+    let (tx, rx) = watch::channel(HaltView::default());
+    let task = tokio::spawn(async move {
+        loop {
+            let unsure = match control.gate() {
+                // The age in the sentence changes all the time; readers are told once.
+                Gate::Unsure(_) => Some("the watch on the control flag is interrupted".to_owned()),
+                Gate::Open | Gate::Halted(_) => None,
+            };
+            let view = HaltView { flag: control.flag(), unsure };
+            tx.send_if_modified(|old| {
+                let changed = *old != view;
+                if changed {
+                    *old = view;
+                }
+                changed
+            });
+            tokio::select! { () = control.changed() => {}, () = tokio::time::sleep(LOOK) => {} }
+        }
+    });
+    (rx, AbortOnDropHandle::new(task))
+}
