@@ -26,7 +26,9 @@ pub fn parse_value(text: &str) -> Result<Value, ApiError> {
     let value: Value = if looks_json {
         serde_json::from_str(text).map_err(|e| ApiError::invalid("document", format!("malformed JSON: {e}")))?
     } else {
-        serde_saphyr::from_str(text).map_err(|e| ApiError::invalid("document", format!("malformed YAML: {e}")))?
+        // Strict: `y` and `no` are names people use, not booleans.
+        let options = serde_saphyr::options! { strict_booleans: true };
+        serde_saphyr::from_str_with_options(text, options).map_err(|e| ApiError::invalid("document", format!("malformed YAML: {e}")))?
     };
     check_depth(&value)?;
     Ok(value)

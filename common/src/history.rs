@@ -110,7 +110,8 @@ async fn read_batch(
         let header = |name: &str| message.headers.as_ref().and_then(|h| h.get(name)).map(|v| v.as_str().to_owned());
         if let Some(status) = message.status {
             return match status.as_u16() {
-                204 => Ok((last, got == BATCH)), // end of batch
+                // End of batch, which the server may also cut short by bytes: it says what is left.
+                204 => Ok((last, got > 0 && header("Nats-Num-Pending").is_none_or(|left| left != "0"))),
                 404 => Ok((last, false)),        // nothing (more) there
                 _ => Err(silent(format!("{status} {}", message.description.unwrap_or_default()))),
             };

@@ -129,7 +129,11 @@ pub struct Tail {
 
 impl Tail {
     /// Starts reading.
-    pub fn start(link: &Link, options: Options) -> Self {
+    pub fn start(link: &Link, mut options: Options) -> Self {
+        if options.start == Start::LastPerSubject && options.filter.is_empty() {
+            // The server wants a filter for this policy.
+            options.filter = ">".into();
+        }
         let (tx, items) = mpsc::channel(options.buffer.max(1));
         let health = Arc::new(Health {
             epoch: Instant::now(),

@@ -9,15 +9,16 @@ use haltline_common::{
     Link, clock,
     config::CoordinatorSettings,
     control_watch::ControlWatch,
-    fault, metrics,
+    fault, kv, metrics,
     outbox::{Outbox, Stored, Write, WriteError},
     tail::{self, Item, Start, Tail},
     types::{
         Names,
         control::{Flag, GLOBAL_KEY},
-        error::ApiError,
+        error::{ApiError, Code},
         event::{Correlation, Event, EventType, event_id},
-        submit::{Cancel, Reply, Submit},
+        record::Status,
+        submit::{Accepted, Cancel, Reply, Submit},
     },
 };
 use haltline_core::{Conflict, Engine, Limits, Loaded, LogMessage, Out, Plan, WriteId};
@@ -55,7 +56,11 @@ enum Tag {
     FlagEvent,
 }
 
-type Fetched = (u64, Submit, Result<std::sync::Arc<Plan>, ApiError>);
+/// What was asked of the server for a request.
+enum Fetched {
+    Plan(u64, Submit, Result<std::sync::Arc<Plan>, ApiError>),
+    Cancel(u64, Cancel, Result<Option<Status>, ApiError>),
+}
 
 /// An active coordinator.
 pub struct Active {
@@ -169,7 +174,7 @@ impl Active {
                     }
                     self.engine.loaded(&id, loaded);
                 }
-                Some(Ok((ticket, submit, plan))) = self.fetches.join_next(), if !self.fetches.is_empty() => self.fetched(ticket, submit, plan),
+                Some(Ok(fetched)) = self.fetches.join_next(), if !self.fetches.is_empty() => self.fetched(fetched),
                 () = self.control.changed() => self.flag_changed().await,
                 // The gate also closes by getting old: looked at in between.
                 _ = look.tick() => {}
@@ -297,19 +302,28 @@ impl Active {
                 let link = self.link.clone();
                 self.fetches.spawn(async move {
                     let plan = plans::fetch(&link, &submit.workflow_id, submit.version.as_deref()).await;
-                    (ticket, submit, plan)
+                    Fetched::Plan(ticket, submit, plan)
                 });
             }
         }
     }
 
-    fn fetched(&mut self, ticket: u64, submit: Submit, plan: Result<std::sync::Arc<Plan>, ApiError>) {
-        match plan {
-            Ok(plan) => {
+    fn fetched(&mut self, fetched: Fetched) {
+        match fetched {
+            Fetched::Plan(ticket, submit, Ok(plan)) => {
                 self.plans.keep(&plan);
                 self.accept(ticket, submit, plan);
             }
-            Err(e) => self.refuse(ticket, e),
+            Fetched::Cancel(ticket, c, Ok(None)) => {
+                let message = format!("there is no execution `{}`", c.execution_id);
+                self.refuse(ticket, ApiError::new(Code::UnknownExecution, message));
+            }
+            // Ended already: it stays as it is.
+            Fetched::Cancel(ticket, c, Ok(Some(status))) if status.is_terminal() => {
+                self.engine.reply(ticket, Accepted { execution_id: c.execution_id, status, repeated: true });
+            }
+            Fetched::Cancel(ticket, c, Ok(Some(_))) => self.engine.cancel(ticket, c, clock::now()),
+            Fetched::Plan(ticket, _, Err(e)) | Fetched::Cancel(ticket, _, Err(e)) => self.refuse(ticket, e),
         }
     }
 
@@ -322,7 +336,13 @@ impl Active {
     fn cancel(&mut self, message: Message) {
         let Some(ticket) = self.ticket(&message) else { return };
         match serde_json::from_slice::<Cancel>(&message.payload) {
-            Ok(c) => self.engine.cancel(ticket, c, clock::now()),
+            Ok(c) => {
+                let link = self.link.clone();
+                self.fetches.spawn(async move {
+                    let status = kv::record(&link, &c.execution_id).await.map(|r| r.map(|(r, _)| r.status));
+                    Fetched::Cancel(ticket, c, status)
+                });
+            }
             Err(e) => self.refuse(ticket, ApiError::invalid("cancel", e.to_string())),
         }
     }

@@ -16,7 +16,7 @@ use haltline_common::{
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{cached::Cached, halt::HaltView, hub::Hub, index::SharedIndex, routes::health::Probe};
+use crate::{cached::Cached, halt::HaltView, hub::Hub, index::SharedIndex};
 
 /// Shared state; cloned by reference.
 pub(crate) type App = Arc<Inner>;
@@ -44,8 +44,8 @@ pub(crate) struct Inner {
     workers: Cached<Vec<Presence>>,
     types: Cached<Vec<NodeType>>,
     log: Cached<StreamState>,
-    /// Answers of the coordinators to a harmless question.
-    pub probe: Cached<Probe>,
+    /// What the active coordinator says of itself.
+    pub probe: Cached<Option<serde_json::Value>>,
 }
 
 impl std::ops::Deref for Inner {

@@ -1,16 +1,16 @@
 //! Executions in memory: from stored record to end, and back from the log after a crash.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use haltline_types::{
     control::Gate,
     error::{ApiError, Code},
-    event::{Command, CommandType, event_id},
+    event::{Command, CommandType},
     record::{Outcome, Status},
     submit::{Accepted, Reply},
 };
 
-use super::{Body, Conflict, Engine, Live, Loaded, Loading, LogMessage, Out, Purpose, Slot, WriteId};
+use super::{Body, Conflict, Engine, Live, Loading, LogMessage, Out, Purpose, Slot, WriteId};
 use crate::{
     execution::{Applied, Execution, Input},
     outputs::Output,

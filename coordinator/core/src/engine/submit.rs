@@ -151,6 +151,11 @@ impl Engine {
         self.out.push_back(Out::Reply(ticket, Reply::Ok(ok)));
     }
 
+    /// Answers a request.
+    pub fn reply(&mut self, ticket: u64, accepted: Accepted) {
+        self.out.push_back(Out::Reply(ticket, Reply::Ok(accepted)));
+    }
+
     /// Answers a request with an error.
     pub fn refuse(&mut self, ticket: u64, e: ApiError) {
         self.out.push_back(Out::Reply(ticket, Reply::Error(e)));
