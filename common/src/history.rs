@@ -37,8 +37,8 @@ pub enum HistoryError {
     },
 }
 
-/// Events and commands of an execution in stream order, each with its sequence; events that were
-/// stored twice are given once.
+/// Events and commands of an execution in stream order, each with its sequence; what was stored
+/// twice is given once.
 pub async fn read(link: &Link, execution_id: &str) -> Result<Vec<(u64, Entry)>, HistoryError> {
     let [events, command] = link.names.log_of(execution_id);
     let mut raw = read_subject(link, &link.names.events_stream(), &events).await?;
@@ -52,7 +52,8 @@ pub async fn read(link: &Link, execution_id: &str) -> Result<Vec<(u64, Entry)>, 
             out.push((seq, Entry::Command(serde_json::from_slice(&payload).map_err(malformed)?)));
         } else {
             let event: Event = serde_json::from_slice(&payload).map_err(malformed)?;
-            if seen.insert(event.id.clone()) {
+            // A result that ends a task may repeat, with more, the note that told it.
+            if seen.insert((event.id.clone(), event.task_events.is_some())) {
                 out.push((seq, Entry::Event(Box::new(event))));
             }
         }
@@ -60,14 +61,15 @@ pub async fn read(link: &Link, execution_id: &str) -> Result<Vec<(u64, Entry)>, 
     Ok(out)
 }
 
-/// Events only.
+/// Events only, each id once: what a reader shows.
 pub async fn events(link: &Link, execution_id: &str) -> Result<Vec<(u64, Event)>, HistoryError> {
     let all = read(link, execution_id).await?;
+    let mut seen = HashSet::new();
     Ok(all
         .into_iter()
         .filter_map(|(seq, entry)| match entry {
-            Entry::Event(e) => Some((seq, *e)),
-            Entry::Command(_) => None,
+            Entry::Event(e) if seen.insert(e.id.clone()) => Some((seq, *e)),
+            Entry::Event(_) | Entry::Command(_) => None,
         })
         .collect())
 }

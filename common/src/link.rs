@@ -20,7 +20,6 @@ pub struct Link {
     pub js: jetstream::Context,
     /// Names on the server.
     pub names: Names,
-    reconnects: Arc<AtomicU64>,
 }
 
 /// Why a connection could not be made.
@@ -37,8 +36,7 @@ impl Link {
     ///
     /// The client reconnects for ever; this first connection is tried for five seconds.
     pub async fn connect(url: &str, names: Names, role: &str) -> Result<Self, ConnectError> {
-        let reconnects = Arc::new(AtomicU64::new(0));
-        let seen = reconnects.clone();
+        let seen = Arc::new(AtomicU64::new(0));
         let role_name = role.to_owned();
         let options = ConnectOptions::new()
             .name(format!("haltline {role}"))
@@ -77,11 +75,12 @@ impl Link {
             .await
             .map_err(|source| ConnectError { url: url.to_owned(), source })?;
         let js = jetstream::new(client.clone());
-        Ok(Self { client, js, names, reconnects })
+        Ok(Self { client, js, names })
     }
 
-    /// How often this connection was made; changes tell that unanswered writes may be lost.
+    /// How often this connection was made; changes tell that unanswered writes may be lost. Counted
+    /// where the connection is made, so it has changed before anything is sent on the new one.
     pub fn reconnects(&self) -> u64 {
-        self.reconnects.load(Ordering::Acquire)
+        self.client.statistics().connects.load(Ordering::Acquire)
     }
 }

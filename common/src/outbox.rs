@@ -20,7 +20,7 @@ use crate::{Link, js::ErrorBody};
 const RESEND_AFTER: Duration = Duration::from_secs(2);
 /// How often unanswered writes are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Writes sent again at most per look, so that recovery cannot flood the connection.
+/// Writes sent again at most per look, so that a slow server is not flooded.
 const RESEND_BATCH: usize = 2048;
 
 /// A write.
@@ -119,6 +119,11 @@ impl<T> Outbox<T> {
 
     /// Sends a write; its answer comes from [`Outbox::next`] with `tag`.
     pub async fn send(&mut self, tag: T, write: Write) {
+        if self.link.reconnects() != self.reconnects {
+            // What was lost with the old connection goes first: a result must not overtake the event
+            // that its node has started.
+            self.resend().await;
+        }
         self.next += 1;
         let n = self.next;
         publish(&self.link, &self.prefix, n, &write).await;
@@ -180,7 +185,7 @@ impl<T> Outbox<T> {
         let now = Instant::now();
         let mut again = 0;
         for (n, p) in &mut self.pending {
-            if again == RESEND_BATCH {
+            if again == RESEND_BATCH && !reconnected {
                 break;
             }
             if reconnected || now.duration_since(p.sent) >= RESEND_AFTER {

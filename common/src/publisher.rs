@@ -1,5 +1,6 @@
 //! An [`Outbox`] that many tasks share: each awaits the answer to its own write.
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -30,6 +31,9 @@ impl Publisher {
                     biased;
                     (answer, outcome) = outbox.next(), if !outbox.is_empty() => {
                         let _ = answer.send(outcome); // the writer may have gone
+                        while let Some((answer, outcome)) = outbox.next().now_or_never() {
+                            let _ = answer.send(outcome);
+                        }
                     }
                     next = incoming.recv(), if open => match next {
                         Some((write, answer)) => outbox.send(answer, write).await,

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use async_nats::{Message, Subject, Subscriber};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use haltline_common::{
     Link, clock,
     config::CoordinatorSettings,
@@ -36,6 +36,8 @@ use crate::{
 const WRITES_MAX: usize = 8192;
 /// Executions read back at once.
 const LOADS_MAX: usize = 64;
+/// Messages of one kind taken in one turn of the loop; more would keep the others waiting.
+const BATCH: usize = 256;
 /// How often the checkpoint is written while it moves.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// How long a stopping coordinator waits for answers to its writes.
@@ -71,8 +73,9 @@ pub struct Active {
     outbox: Outbox<Tag>,
     inputs: Tail,
     pointers: Tail,
-    records: Tail,
-    swept: bool,
+    /// Reads records until it has caught up.
+    sweeping: Option<Tail>,
+    unread: Option<u64>,
     control: ControlWatch,
     flag: Option<Flag>,
     submits: Subscriber,
@@ -109,8 +112,7 @@ impl Active {
         let inputs = Tail::start(&link, options(names.events_stream(), names.inputs_all(), Start::Seq(checkpoint.log + 1), "inputs"));
         let definitions = Names::bucket_stream(&names.definitions_bucket());
         let pointers = Tail::start(&link, options(definitions, names.latest_all(), Start::LastPerSubject, "definitions"));
-        let executions = Names::bucket_stream(&names.executions_bucket());
-        let records = Tail::start(&link, options(executions, String::new(), Start::Seq(checkpoint.records + 1), "sweep"));
+        let records = sweep_from(&link, checkpoint.records + 1);
         tracing::info!(coordinator_id = id, log = checkpoint.log, records = checkpoint.records, "active");
         Ok(Self {
             engine: Engine::new(limits, checkpoint.log, checkpoint.records),
@@ -118,8 +120,8 @@ impl Active {
             outbox: Outbox::open(&link).await?,
             inputs,
             pointers,
-            records,
-            swept: false,
+            sweeping: Some(records),
+            unread: None,
             control: ControlWatch::start(&link, "coordinator"),
             flag: None,
             submits,
@@ -144,7 +146,7 @@ impl Active {
         let mut tick = tokio::time::interval(CHECKPOINT_EVERY);
         let mut look = tokio::time::interval(Duration::from_millis(100));
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut batch = Vec::with_capacity(256);
+        let mut batch = Vec::with_capacity(BATCH);
         loop {
             self.engine.set_gate(self.control.gate());
             self.perform().await;
@@ -154,12 +156,25 @@ impl Active {
             let room = self.engine.unanswered() < WRITES_MAX;
             tokio::select! {
                 () = stop.cancelled() => break,
-                (tag, outcome) = self.outbox.next(), if !self.outbox.is_empty() => self.answered(tag, outcome),
-                n = self.inputs.next_many(&mut batch, 256), if room => {
+                (tag, outcome) = self.outbox.next(), if !self.outbox.is_empty() => {
+                    self.answered(tag, outcome);
+                    // What came with it is taken at once: a turn of the loop costs more than an answer.
+                    for _ in 0..BATCH {
+                        let Some((tag, outcome)) = self.outbox.next().now_or_never() else { break };
+                        self.answered(tag, outcome);
+                    }
+                }
+                n = self.inputs.next_many(&mut batch, BATCH), if room => {
                     if n == 0 { break }
                     batch.drain(..).for_each(|item| self.input(item));
                 }
-                Some(message) = self.submits.next(), if room => self.submit(message),
+                Some(message) = self.submits.next(), if room => {
+                    self.submit(message);
+                    for _ in 0..BATCH {
+                        let Some(Some(message)) = self.submits.next().now_or_never() else { break };
+                        self.submit(message);
+                    }
+                }
                 Some(message) = self.cancels.next(), if room => self.cancel(message),
                 Some(message) = self.pings.next() => self.pong(message).await,
                 Some(item) = self.pointers.next() => {
@@ -167,7 +182,7 @@ impl Active {
                         self.plans.learn_latest(&m.subject, &m.payload);
                     }
                 }
-                Some(item) = self.records.next(), if !self.swept => self.sweep(item),
+                Some(item) = next_of(&mut self.sweeping), if self.sweeping.is_some() => self.sweep(item),
                 Some(Ok((id, loaded))) = self.loads.join_next(), if !self.loads.is_empty() => {
                     if let Some(plan) = &loaded.plan {
                         self.plans.keep(plan);
@@ -178,7 +193,10 @@ impl Active {
                 () = self.control.changed() => self.flag_changed().await,
                 // The gate also closes by getting old: looked at in between.
                 _ = look.tick() => {}
-                _ = tick.tick() => self.write_checkpoint().await,
+                _ = tick.tick() => {
+                    self.sweep_again();
+                    self.write_checkpoint().await;
+                }
             }
         }
         self.drain().await;
@@ -200,9 +218,12 @@ impl Active {
                 Out::Load(id) => self.loads_waiting.push(id),
                 Out::Reply(ticket, reply) => {
                     fault::point("coordinator.reply");
-                    if let Reply::Error(e) = &reply {
-                        metrics::SUBMISSIONS_REFUSED.inc();
-                        tracing::info!(code = ?e.code, message = e.message, "refused");
+                    match &reply {
+                        Reply::Ok(a) => metrics::EXECUTIONS_ACCEPTED.add(u64::from(!a.repeated)),
+                        Reply::Error(e) => {
+                            metrics::SUBMISSIONS_REFUSED.inc();
+                            tracing::info!(code = ?e.code, message = e.message, "refused");
+                        }
                     }
                     if let Some(subject) = self.tickets.remove(&ticket) {
                         let _ = self.link.client.publish(subject, perform::json(&reply).into()).await;
@@ -278,7 +299,10 @@ impl Active {
                     Err(_) => {}
                 }
             }
-            Item::CaughtUp { .. } => self.swept = true,
+            Item::CaughtUp { last_seq } => {
+                self.engine.read_records_up_to(last_seq);
+                self.sweeping = None;
+            }
             Item::Lost { .. } | Item::Reset => {}
         }
     }
@@ -328,7 +352,6 @@ impl Active {
     }
 
     fn accept(&mut self, ticket: u64, submit: Submit, plan: std::sync::Arc<Plan>) {
-        metrics::EXECUTIONS_ACCEPTED.inc();
         self.engine.set_gate(self.control.gate());
         self.engine.submit(ticket, submit, plan, clock::now());
     }
@@ -358,7 +381,7 @@ impl Active {
                 "running": self.engine.running(),
                 "ended": self.engine.ended(),
                 "unanswered_writes": self.engine.unanswered(),
-                "swept": self.swept,
+                "swept": self.sweeping.is_none(),
                 "log_floor": self.engine.floors().0,
                 "log_read": self.inputs.health().last_seq(),
             });
@@ -382,10 +405,21 @@ impl Active {
         self.outbox.send(Tag::FlagEvent, write).await;
     }
 
+    /// Reads records that someone else wrote: another coordinator that believed to be active, too.
+    fn sweep_again(&mut self) {
+        let unread = self.engine.records_unread_from().filter(|_| self.sweeping.is_none());
+        // Seen twice: what is merely in flight has been answered by then.
+        if let Some(from) = unread.filter(|_| unread == self.unread) {
+            tracing::warn!(from, "records by another coordinator: reading them");
+            self.sweeping = Some(sweep_from(&self.link, from));
+        }
+        self.unread = unread;
+    }
+
     async fn write_checkpoint(&mut self) {
         let (log, records) = self.engine.floors();
         // Before everything was swept the records' floor would skip what was not read yet.
-        if !self.swept || self.checkpoint_in_flight || (log, records) == (self.checkpoint.log, self.checkpoint.records) {
+        if self.sweeping.is_some() || self.checkpoint_in_flight || (log, records) == (self.checkpoint.log, self.checkpoint.records) {
             return;
         }
         fault::point("coordinator.checkpoint");
@@ -418,4 +452,21 @@ impl Active {
             tracing::warn!("stopped with unanswered writes; a successor finds them");
         }
     }
+}
+
+/// Reads records from `from` up to the end.
+fn sweep_from(link: &Link, from: u64) -> Tail {
+    let options = tail::Options {
+        stream: Names::bucket_stream(&link.names.executions_bucket()),
+        filter: String::new(),
+        start: Start::Seq(from),
+        heartbeat: Duration::from_secs(2),
+        buffer: 4096,
+        reader: "coordinator_sweep".into(),
+    };
+    Tail::start(link, options)
+}
+
+async fn next_of(tail: &mut Option<Tail>) -> Option<Item> {
+    tail.as_mut()?.next().await
 }

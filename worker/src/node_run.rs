@@ -27,6 +27,8 @@ pub enum Attempted {
     Unsure,
     /// The worker stops.
     GivenUp,
+    /// The venue refused the fencing token: a newer delivery of this task was there.
+    Stale,
 }
 
 /// Runs an attempt.
@@ -77,6 +79,7 @@ pub async fn attempt(
         None | Some(Ok(Ok(Err(NodeError::Cancelled)))) => NodeOutcome::Cancelled,
         Some(Ok(Ok(Ok(outputs)))) => NodeOutcome::Completed(outputs),
         Some(Ok(Ok(Err(NodeError::Halted(flag))))) => NodeOutcome::Halted(flag),
+        Some(Ok(Ok(Err(NodeError::Failed { error_type, .. })))) if error_type == "StaleToken" => return Attempted::Stale,
         Some(Ok(Ok(Err(NodeError::Unsure(_))))) => return Attempted::Unsure,
         Some(Ok(Ok(Err(NodeError::Failed { error_type, message, retryable })))) => NodeOutcome::Failed { error_type, message, retryable },
         Some(Ok(Err(_))) => failed("Timeout", format!("node `{}` did not end within {limit:?}", node.id), true),

@@ -21,7 +21,7 @@ pub async fn write(flight: &Arc<Flight>, slots: &BTreeMap<String, usize>, starte
     };
     let presence = Presence {
         worker_id: flight.worker_id.clone(),
-        host: std::env::var("HOSTNAME").unwrap_or_default(),
+        host: host(),
         pid: std::process::id(),
         slots: slots.clone(),
         in_flight: flight.len(),
@@ -49,4 +49,9 @@ pub async fn remove(flight: &Arc<Flight>) {
     let key = token(&flight.worker_id);
     let gone = kv::delete(&flight.publisher, &bucket, &key);
     let _ = tokio::time::timeout(Duration::from_secs(1), gone).await;
+}
+
+/// The machine's name; empty where it cannot be had.
+fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::fs::read_to_string("/etc/hostname")).unwrap_or_default().trim().to_owned()
 }

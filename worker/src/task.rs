@@ -10,11 +10,11 @@ use haltline_common::{
     retry::{self, Reconnect},
     tail::Meta,
     types::{
-        event::{CommandType, Event, EventType},
+        event::{Event, EventType},
         task::Task,
     },
 };
-use haltline_core::{After, Next, NodeOutcome, TaskRun};
+use haltline_core::{After, Next, NodeOutcome, TaskRun, message_id};
 
 use crate::{
     flight::{Entered, Flight},
@@ -26,14 +26,18 @@ const ASK_LOG_AFTER_MS: u64 = 1000;
 /// How often a task looks again at a flag that cannot be read for certain.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// Why a task is abandoned when the connection is gone for good.
+const NOT_STORED: &str = "its events could not be stored";
+
 /// How a task left this worker.
 enum Left {
     /// Its result is stored.
     Done,
     /// Someone else is to go on with it.
     HandedBack,
-    /// The worker's connection is gone for good; the server gives the task to someone else.
-    Abandoned,
+    /// It is not this worker's any more, or its results cannot be stored: nothing is said, and the
+    /// server gives it to someone else. Why, in words.
+    Abandoned(&'static str),
 }
 
 /// Runs the task in `message`.
@@ -97,6 +101,14 @@ impl Walk {
                     metrics::GUARD_REFUSALS.add(u64::from(events.iter().any(|e| e.halted.is_some())));
                     return self.publish_end(events, pending).await;
                 }
+                Next::Start { .. } if !self.has_next_type() => {
+                    // The rest of a segment that another worker began: what is done counts, the rest is
+                    // for a worker that has the type.
+                    return match self.run.hand_back(clock::now()) {
+                        Some(event) => self.publish_end(vec![event], pending).await,
+                        None => Left::HandedBack,
+                    };
+                }
                 Next::Start { started, node, attempt, inputs } => {
                     if let Some(event) = started {
                         pending.push(self.publish(*event).await);
@@ -106,7 +118,7 @@ impl Walk {
                         Step::Note(event) => {
                             pending.push(self.publish(*event).await);
                             if !confirm(&mut pending).await {
-                                return Left::Abandoned;
+                                return Left::Abandoned(NOT_STORED);
                             }
                             if self.flight.draining.is_cancelled() {
                                 return Left::HandedBack;
@@ -115,7 +127,7 @@ impl Walk {
                         Step::Retry(event, wait_ms) => {
                             pending.push(self.publish(*event).await);
                             if !confirm(&mut pending).await {
-                                return Left::Abandoned;
+                                return Left::Abandoned(NOT_STORED);
                             }
                             tokio::select! {
                                 () = self.flight.draining.cancelled() => return Left::HandedBack,
@@ -125,10 +137,15 @@ impl Walk {
                         }
                         Step::Again => {}
                         Step::GivenUp => return Left::HandedBack,
+                        Step::Stale => return Left::Abandoned("the venue has seen a newer delivery of it"),
                     }
                 }
             }
         }
+    }
+
+    fn has_next_type(&self) -> bool {
+        self.run.next_kind().is_none_or(|kind| self.flight.slots.contains_key(kind))
     }
 
     /// Asks the log what is there already. `None` if the worker stops before it answers.
@@ -151,8 +168,7 @@ impl Walk {
         for (_, entry) in entries {
             match entry {
                 history::Entry::Event(e) => events.push(*e),
-                history::Entry::Command(c) if c.kind == CommandType::Cancel => self.run.cancel(&c.by, &c.reason),
-                history::Entry::Command(_) => {}
+                history::Entry::Command(c) => self.run.command(&c),
             }
         }
         self.run.learn(events.iter());
@@ -166,6 +182,7 @@ impl Walk {
             node_run::Attempted::Ended(outcome, duration_ms) => (outcome, duration_ms),
             node_run::Attempted::Unsure => return Step::Again,
             node_run::Attempted::GivenUp => return Step::GivenUp,
+            node_run::Attempted::Stale => return Step::Stale,
         };
         if outcome == NodeOutcome::Cancelled {
             let (by, reason) = self.flight.cancelled(&self.run.task().correlation.execution_id).unwrap_or_default();
@@ -187,7 +204,7 @@ impl Walk {
         for event in events {
             pending.push(self.publish(event).await);
         }
-        if confirm(&mut pending).await { Left::Done } else { Left::Abandoned }
+        if confirm(&mut pending).await { Left::Done } else { Left::Abandoned(NOT_STORED) }
     }
 
     /// Queues an event, in order.
@@ -202,7 +219,7 @@ impl Walk {
             _ => "worker.note",
         });
         let body = serde_json::to_vec(&event).unwrap_or_default();
-        Box::pin(self.flight.publisher.send(Write::with_id(subject, &event.id, body)).await)
+        Box::pin(self.flight.publisher.send(Write::with_id(subject, &message_id(&event), body)).await)
     }
 
     async fn leave(&self, left: Left, reply: Subject) {
@@ -217,8 +234,8 @@ impl Walk {
                 tracing::info!(task_id = task.task_id, "handed a task back");
                 "-NAK"
             }
-            Left::Abandoned => {
-                tracing::error!(task_id = task.task_id, "a result could not be stored; the task will be given to another worker");
+            Left::Abandoned(why) => {
+                tracing::error!(task_id = task.task_id, why, "abandoned a task");
                 return;
             }
         };
@@ -235,6 +252,8 @@ enum Step {
     Again,
     /// The worker stops; the task goes back.
     GivenUp,
+    /// Another worker has the task by now.
+    Stale,
 }
 
 /// Awaits the answers to what was published; whether all of it is stored.

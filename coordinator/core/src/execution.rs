@@ -115,6 +115,10 @@ impl Execution {
     pub(crate) fn awaits(&self, head: &str) -> bool {
         self.plan.find(head).is_some_and(|i| self.nodes[i as usize] == NodeState::InTask(i))
     }
+    /// Whether no further node is to start.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.is_some()
+    }
     /// Whether its end was decided.
     pub fn has_ended(&self) -> bool {
         self.ended
@@ -133,8 +137,9 @@ impl Execution {
 
     fn apply_result(&mut self, event: &Event) -> Applied {
         let Some(i) = event.node_id.as_deref().and_then(|id| self.plan.find(id)) else { return Applied::Ignored };
-        if matches!(self.nodes[i as usize], NodeState::Done(_) | NodeState::Ended) {
-            return Applied::Ignored; // the first result by log order stands
+        // Only results are inputs, and the first one by log order stands.
+        if !event.kind.is_input() || matches!(self.nodes[i as usize], NodeState::Done(_) | NodeState::Ended) {
+            return Applied::Ignored;
         }
         self.at = self.at.max(event.timestamp);
         let head = event.segment.first().and_then(|s| self.plan.find(&s.node_id)).unwrap_or(i);
@@ -148,42 +153,32 @@ impl Execution {
                 self.leave_task(head);
             }
         }
+        // First the stop: what becomes ready by the same input does not start any more.
+        match event.kind {
+            EventType::NodeFailed => self.stop_with(Stop::Failed {
+                node: event.node_id.clone().unwrap_or_default(),
+                error: event.error.clone().unwrap_or_default(),
+                error_type: event.error_type.clone().unwrap_or_default(),
+            }),
+            EventType::NodeRefused if event.halted.is_none() => self.stop_with(Stop::Cancelled {
+                by: event.by.clone().unwrap_or_default(),
+                reason: event.reason.clone().unwrap_or_default(),
+            }),
+            _ => {}
+        }
+        if let Some(flag) = &event.halted {
+            self.stop_with(Stop::Halted(flag.clone()));
+        }
         for done in &event.segment {
             if let Some(n) = self.plan.find(&done.node_id) {
                 self.complete(n, done.outputs.clone());
             }
         }
-        match event.kind {
-            EventType::NodeCompleted => {
-                self.complete(i, event.outputs.clone().unwrap_or_default());
-            }
-            EventType::NodeFailed => {
-                self.nodes[i as usize] = NodeState::Ended;
-                self.stop_with(Stop::Failed {
-                    node: event.node_id.clone().unwrap_or_default(),
-                    error: event.error.clone().unwrap_or_default(),
-                    error_type: event.error_type.clone().unwrap_or_default(),
-                });
-            }
-            EventType::NodeRefused => {
-                self.nodes[i as usize] = NodeState::Ended;
-                if event.halted.is_none() {
-                    let by = event.by.clone().unwrap_or_default();
-                    self.stop_with(Stop::Cancelled { by, reason: event.reason.clone().unwrap_or_default() });
-                }
-            }
-            // Only results are inputs.
-            EventType::ExecutionStarted
-            | EventType::NodeStarted
-            | EventType::NodeRetrying
-            | EventType::ExecutionCompleted
-            | EventType::ExecutionFailed
-            | EventType::ExecutionHalted
-            | EventType::ExecutionCancelled
-            | EventType::EmergencyStateChanged => return Applied::Ignored,
-        }
-        if let Some(flag) = &event.halted {
-            self.stop_with(Stop::Halted(flag.clone()));
+        if event.kind == EventType::NodeCompleted {
+            self.complete(i, event.outputs.clone().unwrap_or_default());
+        } else {
+            self.ready.retain(|r| *r != i);
+            self.nodes[i as usize] = NodeState::Ended;
         }
         Applied::Changed
     }
@@ -234,7 +229,7 @@ impl Execution {
         for next in &plan.node(i).dependents {
             if let NodeState::Waiting(left) = &mut self.nodes[*next as usize] {
                 *left = left.saturating_sub(1);
-                if *left == 0 {
+                if *left == 0 && self.stop.is_none() {
                     self.nodes[*next as usize] = NodeState::Ready;
                     self.ready.push_back(*next);
                 }

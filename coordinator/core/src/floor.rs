@@ -1,6 +1,6 @@
 //! Up to where everything is taken care of: the position at which a successor starts reading.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Positions in the order they were opened; the floor is the highest position below which all are
 /// closed.
@@ -52,9 +52,61 @@ impl Floor {
     }
 }
 
+/// Which sequences of a stream are known: all up to a point, and some beyond it. What is missing in
+/// between was written by someone else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    up_to: u64,
+    beyond: BTreeSet<u64>,
+}
+
+impl Known {
+    /// Everything up to `up_to` is known.
+    pub fn new(up_to: u64) -> Self {
+        Self { up_to, beyond: BTreeSet::new() }
+    }
+    /// One more is known.
+    pub fn add(&mut self, seq: u64) {
+        if seq > self.up_to {
+            self.beyond.insert(seq);
+            self.close_up();
+        }
+    }
+    /// Everything up to `seq` is known.
+    pub fn add_up_to(&mut self, seq: u64) {
+        self.up_to = self.up_to.max(seq);
+        self.beyond = self.beyond.split_off(&(self.up_to + 1));
+        self.close_up();
+    }
+    fn close_up(&mut self) {
+        while self.beyond.first() == Some(&(self.up_to + 1)) {
+            self.beyond.pop_first();
+            self.up_to += 1;
+        }
+    }
+    /// Everything up to here is known.
+    pub fn up_to(&self) -> u64 {
+        self.up_to
+    }
+    /// Whether something before what is known is not.
+    pub fn has_gap(&self) -> bool {
+        !self.beyond.is_empty()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gaps_are_seen_and_closed() {
+        let mut k = Known::new(4);
+        k.add(5);
+        k.add(8);
+        assert_eq!((k.up_to(), k.has_gap()), (5, true));
+        k.add_up_to(7);
+        assert_eq!((k.up_to(), k.has_gap()), (8, false));
+    }
 
     #[test]
     fn the_floor_waits_for_the_oldest() {

@@ -42,19 +42,27 @@ impl Execution {
     }
 
     /// Takes what is due now. Tasks only if `gate_open`. `segments`: linear chains as one task.
+    ///
+    /// What was ready when the execution was stopped is dispatched even then, once: whoever rebuilds
+    /// this state from the log cannot know that the gate held it back, and must find the same end.
+    /// The worker reads in the log that the execution was stopped, and refuses.
     pub fn decide(&mut self, gate_open: bool, segments: bool) -> Vec<Output> {
-        if self.ended {
-            return Vec::new();
-        }
-        if self.outstanding == 0 && (self.stop.is_some() || self.completed as usize == self.nodes.len()) {
-            self.ended = true;
-            let (event, record) = self.end();
-            return vec![Output::End(Box::new(event), Box::new(record))];
-        }
         let mut out = Vec::new();
-        while gate_open && self.wants_gate() {
+        if self.ended {
+            return out;
+        }
+        let stopped = self.stop.is_some();
+        while (gate_open || stopped) && (self.outstanding as usize) < RELEASED_TASKS_MAX {
             let Some(head) = self.ready.pop_front() else { break };
             out.push(Output::Task(Box::new(self.dispatch(head, segments))));
+        }
+        if stopped {
+            self.ready.clear();
+        }
+        if self.outstanding == 0 && (stopped || self.completed as usize == self.nodes.len()) {
+            self.ended = true;
+            let (event, record) = self.end();
+            out.push(Output::End(Box::new(event), Box::new(record)));
         }
         out
     }
@@ -73,6 +81,8 @@ impl Execution {
             self.nodes[*i as usize] = NodeState::InTask(head);
         }
         self.outstanding += 1;
+        // The rest of a segment that ended early: a worker may have begun with it.
+        let rest = segments && self.plan.node(head).deps.iter().any(|d| self.plan.node(*d).chain_next == Some(head));
         let r = &self.record;
         let limit = self.plan.definition().timeout.map_or(EXECUTION_MS_MAX, |Millis(ms)| ms);
         Task {
@@ -86,7 +96,7 @@ impl Execution {
             deadline: Timestamp(r.started_at.0.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX))),
             created_at: self.at,
             traceparent: traceparent(self.id()),
-            recovered: false,
+            recovered: rest,
             nodes,
         }
     }

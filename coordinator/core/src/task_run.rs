@@ -1,7 +1,7 @@
 //! How a worker walks through a task: which event comes next, what is published when, where a
 //! redelivered task goes on. The worker performs what this says; the simulation does, too.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use haltline_types::{
     Timestamp,
@@ -76,8 +76,9 @@ pub struct TaskRun {
     token: u64,
     at: usize,
     attempt: u32,
-    /// Ids of this task's events that are in the log or were published by this walk.
-    ids: HashSet<String>,
+    /// Ids of this task's events that are in the log or were published by this walk, each with the
+    /// index of its node.
+    ids: HashMap<String, usize>,
     outputs: HashMap<String, Map<String, Value>>,
     finished: bool,
     cancelled: Option<(String, String)>,
@@ -96,7 +97,7 @@ impl TaskRun {
             token,
             at: 0,
             attempt,
-            ids: HashSet::new(),
+            ids: HashMap::new(),
             outputs: HashMap::new(),
             finished: false,
             cancelled: None,
@@ -120,6 +121,8 @@ impl TaskRun {
             if let Some(flag) = &event.halted {
                 self.halt(flag);
             }
+            // Nothing starts after the end.
+            self.finished |= event.kind.is_terminal();
             if let Some(node) = event.node_id.as_deref() {
                 by_node.entry(node).or_default().push(event);
             }
@@ -127,7 +130,7 @@ impl TaskRun {
         for i in 0..self.task.nodes.len() {
             let node = self.task.nodes[i].id.clone();
             for event in by_node.get(node.as_str()).into_iter().flatten() {
-                self.ids.insert(event.id.clone());
+                self.ids.insert(event.id.clone(), i);
                 match event.kind {
                     EventType::NodeCompleted => {
                         self.outputs.insert(node.clone(), event.outputs.clone().unwrap_or_default());
@@ -168,6 +171,33 @@ impl TaskRun {
                 self.halt(&command.halted.clone().unwrap_or_else(unnamed));
             }
         }
+    }
+
+    /// The type of the node that is next; `None` if nothing is.
+    pub fn next_kind(&self) -> Option<&str> {
+        self.task.nodes.get(self.at).filter(|_| !self.finished).map(|n| n.kind.as_str())
+    }
+
+    /// Ends the task after the nodes that are done: for a worker that was given the rest of a segment
+    /// and does not have the next node's type. `None` if no node is done yet.
+    ///
+    /// The result has the id of the event that told it without ending the task, and
+    /// [`message_id`] tells the two apart.
+    pub fn hand_back(&mut self, now: Timestamp) -> Option<Event> {
+        let last = self.at.checked_sub(1)?;
+        let node = self.task.nodes[last].clone();
+        let mut e = Event::new(EventType::NodeCompleted, event_id::node_result(&self.task.correlation.execution_id, &node.id), &self.task.correlation, now);
+        e.outputs = self.outputs.get(&node.id).cloned();
+        e.node_id = Some(node.id);
+        e.node_name = Some(node.name);
+        e.node_category = Some(node.category);
+        e.token = Some(self.token);
+        e.worker_id = Some(self.worker_id.clone());
+        e.status = Some("success".into());
+        self.at = last;
+        let e = self.result(e);
+        self.at = last + 1;
+        Some(e)
     }
 
     /// What comes next, given what the guard says at `now`.
@@ -225,7 +255,7 @@ impl TaskRun {
                 if last || flag.is_some() || !can_run_next || full || self.cancelled.is_some() {
                     return After::End(Box::new(self.result(e)));
                 }
-                self.ids.insert(e.id.clone());
+                self.ids.insert(e.id.clone(), self.at);
                 self.at += 1;
                 self.attempt = 1;
                 After::Note(Box::new(e))
@@ -250,7 +280,7 @@ impl TaskRun {
                 }
                 let wait = delay(&policy, self.attempt);
                 e.retry_in_ms = Some(wait);
-                self.ids.insert(e.id.clone());
+                self.ids.insert(e.id.clone(), self.at);
                 self.attempt += 1;
                 After::Retry(Box::new(e), wait)
             }
@@ -286,14 +316,15 @@ impl TaskRun {
     fn started(&mut self, now: Timestamp) -> Option<Event> {
         let mut e = self.event(EventType::NodeStarted, now);
         e.traceparent = Some(self.task.traceparent.clone());
-        self.ids.insert(e.id.clone()).then_some(e)
+        self.ids.insert(e.id.clone(), self.at).is_none().then_some(e)
     }
 
     /// Makes `e` the result that ends the task.
     fn result(&mut self, mut e: Event) -> Event {
-        self.ids.insert(e.id.clone());
+        self.ids.insert(e.id.clone(), self.at);
         self.finished = true;
-        e.task_events = Some(self.ids.len() as u32);
+        // What an earlier walk did with a later node is counted by the task that goes on with it.
+        e.task_events = Some(self.ids.values().filter(|node| **node <= self.at).count() as u32);
         e.segment = self.task.nodes[..self.at]
             .iter()
             .map(|n| SegmentResult { node_id: n.id.clone(), outputs: self.outputs.get(&n.id).cloned().unwrap_or_default() })
@@ -347,6 +378,12 @@ impl TaskRun {
         }
         Ok(inputs)
     }
+}
+
+/// The `Nats-Msg-Id` of an event of a task. A result that ends its task must not be taken for a repeat
+/// of the one with the same id that only told it: the coordinator would never hear of it.
+pub fn message_id(event: &Event) -> String {
+    if event.task_events.is_some() { format!("{}/end", event.id) } else { event.id.clone() }
 }
 
 fn size(outputs: &Map<String, Value>) -> usize {

@@ -1,25 +1,16 @@
-//! Whether coordinators answer.
+//! Whether a coordinator answers.
 
 use std::time::Duration;
 
 use haltline_common::Link;
+use serde_json::Value;
 
 /// A healthy coordinator answers within milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// Which shards have no coordinator that answers. Asks with an empty submission, which every
-/// coordinator refuses at once and without effect.
-pub async fn silent_shards(link: &Link) -> Vec<u32> {
-    let mut asked = tokio::task::JoinSet::new();
-    for shard in 0..link.names.shards() {
-        let link = link.clone();
-        asked.spawn(async move {
-            let ask = link.client.request(link.names.submit(shard), "{}".into());
-            let answered = tokio::time::timeout(ANSWER_WITHIN, ask).await.is_ok_and(|r| r.is_ok());
-            (!answered).then_some(shard)
-        });
-    }
-    let mut silent: Vec<u32> = asked.join_all().await.into_iter().flatten().collect();
-    silent.sort_unstable();
-    silent
+/// What the active coordinator says of itself; `None` if there is none that answers.
+pub async fn coordinator(link: &Link) -> Option<Value> {
+    let ask = link.client.request(link.names.coordinator(), "".into());
+    let answer = tokio::time::timeout(ANSWER_WITHIN, ask).await.ok()?.ok()?;
+    serde_json::from_slice(&answer.payload).ok()
 }

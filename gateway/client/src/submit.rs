@@ -7,6 +7,7 @@ use async_nats::StatusCode;
 use bytes::Bytes;
 use haltline_common::{
     definitions::check_depth,
+    fault,
     types::{
         ids::{check_id, shard_of},
         limits::{KEY_BYTES_MAX, MESSAGE_BYTES_MAX, TEXT_BYTES_MAX},
@@ -39,6 +40,7 @@ impl Client {
         let names = &self.shared.link.names;
         // Not by the execution's id: that is the coordinator's to draw.
         let shard = shard_of(&format!("{}\0{}", submit.workflow_id, submit.key), names.shards());
+        fault::point("client.submit");
         self.ask(names.submit(shard), body).await
     }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use haltline_common::{
-    kv,
+    fault, kv,
     types::{definition::Definition, limits::EXECUTION_MS_MAX},
 };
 use serde_json::Value;
@@ -54,6 +54,7 @@ impl Client {
         submit.notify = Some(told.subject.clone());
         let until = Instant::now() + limit;
         let accepted = self.submit(submit).await?;
+        fault::point("client.wait");
         // A repeated submission's end is told to whoever was first.
         let first = if accepted.repeated { LOOK_UNTOLD } else { LOOK_TOLD };
         self.follow(accepted, Some(told), first, until).await

@@ -6,7 +6,7 @@ use axum::{
     response::Response,
 };
 use haltline_client::{ApiError, Code, Outcome, Record, Status, Submit};
-use haltline_common::types::Millis;
+use haltline_common::{fault, types::Millis};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -69,11 +69,14 @@ pub(super) async fn submit(
     };
     let s: Submission = body::json(raw)?;
     let submit = Submit { workflow_id: s.workflow_id, version: s.version, input: s.input, bot_id: s.bot_id, strategy_id: s.strategy_id, key, notify: None };
+    fault::point("gateway.submit");
     if wait.0 == 0 {
         let accepted = app.client.submit(submit).await?;
+        fault::point("gateway.answer");
         return Ok(located(json_response(StatusCode::ACCEPTED, &accepted), &accepted.execution_id));
     }
     let outcome = app.client.run(submit, wait.duration()).await?;
+    fault::point("gateway.answer");
     let status = if outcome.status.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(located(json_response(status, &full(&outcome)), &outcome.execution_id))
 }

@@ -56,9 +56,13 @@ impl Engine {
     pub fn stored(&mut self, write: WriteId, seq: u64) {
         match self.writes.remove(&write) {
             None => {}
-            Some(Purpose::Create(id)) => self.created(&id, seq),
+            Some(Purpose::Create(id)) => {
+                self.records_known.add(seq);
+                self.created(&id, seq);
+            }
             Some(Purpose::Output(id)) => self.answered(&id),
             Some(Purpose::Final(id)) => {
+                self.records_known.add(seq);
                 if let Some(Slot::Live(live)) = self.slots.get_mut(&id) {
                     live.revision = seq;
                 }
@@ -138,7 +142,8 @@ impl Engine {
                 // Its result is in the log already and comes with the log.
                 Output::Task(task) if live.stored.contains(&task.task_id) => {}
                 Output::Task(mut task) => {
-                    task.recovered = live.recovered;
+                    // The worker is to read why the execution was stopped.
+                    task.recovered |= live.recovered || live.execution.is_stopped();
                     writes.push((false, Body::Task(task)));
                 }
                 Output::End(event, record) => {

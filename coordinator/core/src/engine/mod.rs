@@ -26,7 +26,7 @@ use haltline_types::{
 
 use crate::{
     execution::{Execution, Input},
-    floor::Floor,
+    floor::{Floor, Known},
     plan::Plan,
 };
 
@@ -172,6 +172,8 @@ pub struct Engine {
     /// The last input of the log that was read, or that was read before this engine began.
     read: u64,
     records: Floor,
+    /// Sequences of the records' stream that were written by us or read.
+    records_known: Known,
     out: VecDeque<Out>,
     /// Executions brought to their end, in all.
     ended: u64,
@@ -190,6 +192,7 @@ impl Engine {
             log: Floor::new(log_floor),
             read: log_floor,
             records: Floor::new(records_floor),
+            records_known: Known::new(records_floor),
             out: VecDeque::new(),
             ended: 0,
         }
@@ -201,7 +204,8 @@ impl Engine {
     }
     /// Positions in the log and in the records' stream below which everything is taken care of.
     pub fn floors(&self) -> (u64, u64) {
-        (self.log.get(), self.records.get())
+        // What another coordinator wrote while both believed to be active is not ours to pass by.
+        (self.log.get(), self.records.get().min(self.records_known.up_to()))
     }
     /// Executions in memory.
     pub fn running(&self) -> usize {
@@ -234,6 +238,16 @@ impl Engine {
                 self.advance(&id);
             }
         }
+    }
+
+    /// Where to read records again from, if someone else wrote some since they were last read.
+    pub fn records_unread_from(&self) -> Option<u64> {
+        self.records_known.has_gap().then(|| self.records_known.up_to() + 1)
+    }
+
+    /// All records up to `seq` were read.
+    pub fn read_records_up_to(&mut self, seq: u64) {
+        self.records_known.add_up_to(seq);
     }
 
     /// A record that may lack some of its outputs: found after a start, by reading records from the

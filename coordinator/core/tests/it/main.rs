@@ -2,5 +2,7 @@
 
 #![allow(missing_docs, reason = "tests")]
 
+mod execution;
+mod plan;
 mod sim;
 mod sim_tests;

@@ -1,9 +1,12 @@
-//! The simulation's verdicts.
+//! The simulation's verdicts. `HALTLINE_SIM_SEED=n` runs only that seed of each test;
+//! `HALTLINE_SIM_TRACE=1` keeps all steps of a failed run instead of the last 60.
+
+#![allow(clippy::disallowed_methods, reason = "the environment chooses the seed")]
 
 use crate::sim::{
-    faults::{POINTS, Plan, VICTIMS},
+    faults::{BUGS, POINTS, Plan, VICTIMS},
     rng::Rng,
-    run::run,
+    run::{passes, run},
 };
 
 /// The seeds to run: all of `0..n`, or the one that `HALTLINE_SIM_SEED` names.
@@ -12,6 +15,11 @@ fn seeds(n: u64) -> Vec<u64> {
         Some(seed) => vec![seed],
         None => (0..n).collect(),
     }
+}
+
+/// Seeds and problems, without the steps.
+fn summary(bad: &[String]) -> String {
+    bad.iter().take(40).map(|b| b.split("last steps").next().unwrap_or_default()).collect()
 }
 
 #[test]
@@ -25,43 +33,79 @@ fn a_calm_run_is_fine() {
 
 #[test]
 fn random_faults() {
-    let (mut bad, mut steps, mut n) = (Vec::new(), 0, 0);
+    let (mut bad, mut steps, mut n, mut overlapped) = (Vec::new(), 0, 0, 0);
     for seed in seeds(2000) {
         let plan = Plan::random(&mut Rng::new(seed.wrapping_mul(77)));
         match run(seed, &plan) {
-            Ok(fine) => (steps, n) = (steps + fine.steps, n + fine.executions),
+            Ok(fine) => {
+                (steps, n) = (steps + fine.steps, n + fine.executions);
+                overlapped += fine.overlapped;
+            }
             Err(why) => bad.push(why),
         }
     }
-    println!("{n} executions, {steps} steps");
-    assert!(bad.is_empty(), "{} bad; first:\n{}", bad.len(), bad[0]);
+    println!("{n} executions, {steps} steps, {overlapped} executions checked less strictly");
+    assert!(overlapped * 10 < n || n < 100, "too many are checked less strictly");
+    assert!(bad.is_empty(), "{} bad: {}\nfirst:\n{}", bad.len(), summary(&bad), bad[0]);
+}
+
+/// Each point, each with 1,000 seeds; a point that is not reached proves nothing.
+fn every_point(v: usize) {
+    let victim = VICTIMS[v];
+    let (mut bad, mut steps) = (Vec::new(), 0);
+    for (p, point) in POINTS.iter().enumerate() {
+        let (mut hits, mut failed, mut overlapped) = (0, 0, 0);
+        let chosen = seeds(1000);
+        for seed in &chosen {
+            let plan = Plan::at_point(point, victim, &mut Rng::new(seed * 1009 + (p * 3 + v) as u64));
+            match run(*seed, &plan) {
+                Ok(fine) => {
+                    hits += u64::from(fine.hits > 0);
+                    steps += fine.steps;
+                    overlapped += fine.overlapped;
+                }
+                Err(why) => {
+                    failed += 1;
+                    bad.push(why);
+                }
+            }
+        }
+        println!("{point:<24} {victim:?}: hit {hits} of {}, {failed} bad, {overlapped} executions checked less strictly", chosen.len());
+        let enough = chosen.len() == 1 || failed > 0 || hits * 10 >= chosen.len() as u64 * 9;
+        assert!(enough, "{point} {victim:?} was reached in {hits} runs only");
+    }
+    println!("{steps} steps");
+    assert!(bad.is_empty(), "{} bad: {}\nfirst:\n{}", bad.len(), summary(&bad), bad[0]);
 }
 
 #[test]
-fn every_point() {
-    let count: u64 = 1000;
-    let (mut bad, mut steps) = (Vec::new(), 0);
-    for (p, point) in POINTS.iter().enumerate() {
-        for (v, victim) in VICTIMS.iter().enumerate() {
-            let (mut hits, mut failed) = (0, 0);
-            let chosen = seeds(count);
-            for seed in &chosen {
-                let mut rng = Rng::new(seed * 1009 + (p * 3 + v) as u64);
-                let plan = Plan::at_point(point, *victim, &mut rng);
-                match run(*seed, &plan) {
-                    Ok(fine) => {
-                        hits += u64::from(fine.hits > 0);
-                        steps += fine.steps;
-                    }
-                    Err(why) => {
-                        failed += 1;
-                        bad.push(why);
-                    }
-                }
-            }
-            println!("{point:<24} {victim:?}: hit {hits} of {}, {failed} bad", chosen.len());
+fn every_point_kills_the_writer() {
+    every_point(0);
+}
+
+#[test]
+fn every_point_kills_the_server_before_it_stores() {
+    every_point(1);
+}
+
+#[test]
+fn every_point_kills_the_server_after_it_stored() {
+    every_point(2);
+}
+
+/// The checker sees: each planted bug of the simulated shell is caught within so many seeds.
+#[test]
+fn planted_bugs_are_caught() {
+    let mut missed = Vec::new();
+    for bug in BUGS {
+        let caught = (0..1500).find(|seed| {
+            let plan = Plan { bug, ..Plan::random(&mut Rng::new(seed * 31 + 7)) };
+            !passes(*seed, &plan)
+        });
+        println!("{bug:?}: {}", caught.map_or("missed".into(), |n| format!("caught by seed {n}")));
+        if caught.is_none() {
+            missed.push(bug);
         }
     }
-    println!("{steps} steps");
-    assert!(bad.is_empty(), "{} bad; first:\n{}", bad.len(), bad[0]);
+    assert!(missed.is_empty(), "not caught: {missed:?}");
 }

@@ -19,8 +19,7 @@ pub struct Args {}
 
 struct Seen {
     flag: Flag,
-    shards: u32,
-    silent: Vec<u32>,
+    coordinator: Option<serde_json::Value>,
     workers: Result<Vec<Presence>, ApiError>,
     tasks: u64,
     events: u64,
@@ -39,7 +38,7 @@ pub async fn run(_: Args, context: Context) -> anyhow::Result<u8> {
     if context.json {
         output::json(&json!({
             "flag": seen.flag,
-            "coordinator": { "shards": seen.shards, "silent_shards": seen.silent },
+            "coordinator": seen.coordinator,
             "workers": seen.workers.as_ref().ok(),
             "workers_error": seen.workers.as_ref().err(),
             "tasks_waiting": seen.tasks,
@@ -57,8 +56,7 @@ async fn look(client: &Client, flag: Flag) -> anyhow::Result<Seen> {
     let messages = async |stream: String| js::stream_info(link, &stream).await.map(|info| info.state.messages);
     Ok(Seen {
         flag,
-        shards: link.names.shards(),
-        silent: probe::silent_shards(link).await,
+        coordinator: probe::coordinator(link).await,
         workers: client.workers().await,
         tasks: messages(link.names.tasks_stream()).await?,
         events: messages(link.names.events_stream()).await?,
@@ -68,10 +66,9 @@ async fn look(client: &Client, flag: Flag) -> anyhow::Result<Seen> {
 
 fn show(seen: &Seen) {
     output::line(format_args!("flag         {}", seen.flag.sentence()));
-    let coordinator = match seen.silent.len() {
-        0 => "answers".to_owned(),
-        n if n == seen.shards as usize => "none answers: submissions are refused; start one by `haltline coordinator`".into(),
-        n => format!("{n} of {} shards do not answer: {:?}", seen.shards, seen.silent),
+    let coordinator = match &seen.coordinator {
+        Some(active) => format!("{} is active", active["coordinator_id"].as_str().unwrap_or("one")),
+        None => "none answers: submissions are refused; start one by `haltline coordinator`".into(),
     };
     output::line(format_args!("coordinator  {coordinator}"));
     output::line(format_args!("executions   {} running among the {RECENT} most recent", seen.running));
@@ -88,7 +85,7 @@ fn show(seen: &Seen) {
         .map(|w| {
             [
                 format!("  {}", w.worker_id),
-                format!("{} pid {}", w.host, w.pid),
+                format!("{} pid {}", w.host, w.pid).trim().to_owned(),
                 if w.draining { "draining".into() } else { w.gate.clone() },
                 w.in_flight.to_string(),
                 w.tasks_done.to_string(),

@@ -43,6 +43,13 @@ impl World {
                     self.push_input(seq);
                 }
                 self.after(0, Ev::Dispatch);
+                if let (super::server::What::Record { record, .. }, PubAck::Stored(revision)) = (&write.what, answer) {
+                    let readers: Vec<ConnId> = self.server.readers.iter().map(|s| s.conn).collect();
+                    for reader in readers {
+                        let (id, terminal) = (record.correlation.execution_id.clone(), record.status.is_terminal());
+                        self.deliver(reader, Down::Swept { id, revision, terminal });
+                    }
+                }
                 let lost = self.plan.ack_loss > 0 && self.rng.chance(self.plan.ack_loss);
                 if !lost || answer == PubAck::Conflict {
                     self.deliver(conn, Down::PubAck { n, answer });
@@ -61,6 +68,7 @@ impl World {
                     self.deliver(conn, Down::Swept { id, revision, terminal });
                 }
                 self.deliver(conn, Down::CaughtUp);
+                self.server.readers.push(Sub { conn, pid });
             }
             Up::SubFlag => {
                 self.server.flags.push(Sub { conn, pid });
@@ -118,14 +126,6 @@ impl World {
                 let removed = self.server.tasks.remove(&seq);
                 self.note(|| format!("server: {pid} acks {seq} (delivery {deliveries}): {}", removed.map_or("gone".into(), |t| t.id.unwrap_or_default())));
             }
-            Up::Nak { seq, deliveries } => {
-                let soon = self.now + 5;
-                if let Some(t) = self.server.tasks.get_mut(&seq).filter(|t| t.deliveries == deliveries) {
-                    t.waits_until = None;
-                    t.not_before = soon;
-                    self.after(6, Ev::Dispatch);
-                }
-            }
             Up::Progress { seq, deliveries } => {
                 let until = self.now + ACK_WAIT;
                 if let Some(t) = self.server.tasks.get_mut(&seq)
@@ -171,7 +171,7 @@ impl World {
             return;
         }
         let now = self.now;
-        let due: Vec<u64> = self.server.tasks.iter().filter(|(_, t)| t.waits_until.is_none() && t.not_before <= now).map(|(seq, _)| *seq).collect();
+        let due: Vec<u64> = self.server.tasks.iter().filter(|(_, t)| t.waits_until.is_none()).map(|(seq, _)| *seq).collect();
         for seq in due {
             let kind = self.server.tasks[&seq].task.nodes[0].kind.clone();
             let able: Vec<usize> = (0..self.server.pulls.len())
@@ -213,6 +213,7 @@ impl World {
     pub fn gone(&mut self, conn: ConnId) {
         self.server.pulls.retain(|(s, _)| s.conn != conn);
         self.server.inputs.retain(|s| s.conn != conn);
+        self.server.readers.retain(|s| s.conn != conn);
         self.server.submits.retain(|s| s.conn != conn);
         self.server.flags.retain(|s| s.conn != conn);
     }

@@ -34,10 +34,17 @@ impl Client {
     pub fn new(key: String, workflow: String, cancels: bool) -> Self {
         Self { key, workflow, cancels, ..Self::default() }
     }
+    /// A cancel was asked for and not answered yet.
+    pub fn asks(&self) -> bool {
+        self.cancels && self.cancel_request.is_some()
+    }
     /// A new life knows the key and nothing else.
     pub fn begin_again(&mut self) {
         self.next_look = 0;
-        if !self.done {
+        self.cancel_request = None;
+        if self.done {
+            self.cancels = false;
+        } else {
             self.execution = None;
         }
     }
@@ -142,19 +149,11 @@ impl World {
                     c.saw = Some(record.status);
                 }
                 Some(_) => {}
-                None => {
-                    let text = format!("the record of {:?} is gone", c.execution);
-                    if self.failures.is_empty() {
-                        self.failures.push(text);
-                    }
-                }
+                None => self.failures.push(format!("the record of {:?} is gone", c.execution)),
             },
-            Down::Notify(outcome) => {
-                let known = c.execution.as_ref() == Some(&outcome.execution_id);
-                if known {
-                    c.done = true;
-                    c.saw = Some(outcome.status);
-                }
+            Down::Notify(outcome) if c.execution.as_ref() == Some(&outcome.execution_id) => {
+                c.done = true;
+                c.saw = Some(outcome.status);
             }
             _ => {}
         }

@@ -106,7 +106,7 @@ impl World {
         self.send(pid, Up::SubSubmits);
         self.send(pid, Up::SubInputs(c.last_input));
         self.send(pid, Up::SubFlag);
-        if !c.swept {
+        if self.plan.bug != Bug::NoSweep && !(c.swept && self.plan.bug == Bug::SweepOnce) {
             self.send(pid, Up::Sweep(c.last_swept));
         }
         let ids: Vec<String> = c.loads.keys().cloned().collect();
@@ -137,7 +137,7 @@ impl World {
                     }
                     Ok(())
                 });
-                self.timer(pid, 20, Timer::Look);
+                self.timer(pid, 40, Timer::Look);
             }
             Timer::Checkpoint if self.coordinators[pid].is_some() => {
                 self.coordinate(pid, |w, c| w.write_checkpoint(pid, c));
@@ -279,7 +279,7 @@ impl World {
         });
         self.subscribe(pid, &mut c);
         self.coordinators[pid] = Some(c);
-        self.timer(pid, 20, Timer::Look);
+        self.timer(pid, 40, Timer::Look);
         self.timer(pid, 60, Timer::Checkpoint);
     }
 
@@ -300,7 +300,7 @@ impl World {
                 c.last_input = seq;
                 c.engine.log_message(seq, *message);
             }
-            Down::Swept { id, revision, terminal } if !c.swept => {
+            Down::Swept { id, revision, terminal } if !(c.swept && self.plan.bug == Bug::SweepOnce) => {
                 c.last_swept = c.last_swept.max(revision);
                 c.engine.found_record(&id, revision, terminal);
             }
@@ -345,7 +345,7 @@ impl World {
         history.sort_by_key(|(seq, _)| *seq);
         let mut seen = std::collections::BTreeSet::new();
         history.retain(|(_, m)| match m {
-            LogMessage::Event(e) => seen.insert(e.id.clone()),
+            LogMessage::Event(e) => seen.insert((e.id.clone(), e.task_events.is_some())),
             LogMessage::Command(_) => true,
         });
         let plan = load.record.as_ref().and_then(|(r, _)| workload::plan_of(&r.correlation.workflow_id));

@@ -79,9 +79,29 @@ pub enum Bug {
     EarlyReply,
     /// Records are not swept after a start.
     NoSweep,
+    /// A result that ends a task has the message id of the one that only told it.
+    SharedMessageId,
+    /// Records are read until caught up, and not any more.
+    SweepOnce,
     /// Every attempt has its own idempotency key.
     KeyPerDelivery,
 }
+
+/// All of them.
+pub const BUGS: [Bug; 12] = [
+    Bug::EarlyAck,
+    Bug::NoTasksOnLoad,
+    Bug::IdPerDelivery,
+    Bug::CheckpointAhead,
+    Bug::PutRecords,
+    Bug::Overtake,
+    Bug::NoLearn,
+    Bug::EarlyReply,
+    Bug::NoSweep,
+    Bug::SharedMessageId,
+    Bug::SweepOnce,
+    Bug::KeyPerDelivery,
+];
 
 /// What is done to a run.
 #[derive(Clone, Debug)]

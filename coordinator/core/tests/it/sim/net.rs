@@ -52,7 +52,6 @@ pub enum Up {
     ReadLog { token: u64, id: String, commands: bool },
     Pull(u64),
     Ack { seq: u64, deliveries: u64 },
-    Nak { seq: u64, deliveries: u64 },
     Progress { seq: u64, deliveries: u64 },
 }
 

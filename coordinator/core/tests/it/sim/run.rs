@@ -42,7 +42,7 @@ fn simulate(seed: u64, plan: &Plan, trace: bool) -> Result<Fine, (Vec<String>, V
     let mut w = World::new(seed, plan.clone(), trace);
     w.build();
     let mut problems = Vec::new();
-    if !w.to_rest() {
+    if !w.rest() {
         problems.push(format!("stuck at time {} after {} steps", w.now, w.steps));
     }
     problems.extend(check(&w));
@@ -87,14 +87,14 @@ impl World {
     }
 
     /// Runs until nothing is left to do for a while. `false`: that never came.
-    fn to_rest(&mut self) -> bool {
+    fn rest(&mut self) -> bool {
         let mut quiet_since = None;
         while let Some(ev) = self.pop() {
             if self.now > TIME_MAX || self.steps > STEPS_MAX {
                 return false;
             }
             self.happen(ev);
-            if self.steps % 8 != 0 {
+            if !self.steps.is_multiple_of(8) {
                 continue;
             }
             if self.is_quiet() {
@@ -115,7 +115,7 @@ impl World {
             && self.server.up
             && self.server.tasks.is_empty()
             && self.processes.iter().all(|p| (p.alive && p.conn.is_some()) || p.gone)
-            && self.clients.iter().enumerate().all(|(i, c)| c.done || self.processes[CLIENTS + i].gone)
+            && self.clients.iter().enumerate().all(|(i, c)| (c.done && !c.asks()) || self.processes[CLIENTS + i].gone)
             && self.coordinators.iter().any(Option::is_some)
             && self.coordinators.iter().all(idle)
             && !self.workers.iter().any(at_work)
@@ -132,11 +132,16 @@ impl World {
         for pid in COORDINATORS {
             self.kill(pid);
         }
-        if !self.to_rest() {
+        if !self.rest() {
             return vec!["stuck after the last restart".into()];
         }
         let after = state(self);
-        if before == after { Vec::new() } else { vec!["a restart from the checkpoint changed something".into()] }
+        if before == after {
+            return Vec::new();
+        }
+        let new: Vec<_> = after.0.difference(&before.0).collect();
+        let records: Vec<_> = after.1.iter().filter(|(id, r)| before.1.get(*id) != Some(r)).map(|(id, r)| (id, r.0, r.1.status)).collect();
+        vec![format!("a restart from the checkpoint changed something: log {new:?}, records {records:?}, fills {} to {}", before.2, after.2)]
     }
 
     fn happen(&mut self, ev: Ev) {
@@ -175,6 +180,9 @@ impl World {
             Ev::ServerUp => {
                 self.server.up = true;
                 self.note(|| "server is up".into());
+                for runs in std::mem::take(&mut self.flags_waiting) {
+                    self.at(self.now, Ev::SetFlag(runs));
+                }
             }
             Ev::AckWait { seq, deliveries } => self.ack_wait(seq, deliveries),
             Ev::Dispatch => self.dispatch(),
@@ -185,11 +193,14 @@ impl World {
                     self.work(pid, |world, w| world.filled(pid, w, walk, stale));
                 }
             }
-            Ev::SetFlag(runs) if !self.server.up => self.after(20, Ev::SetFlag(runs)),
-            Ev::SetFlag(runs) => {
-                self.pending_blows -= 1;
-                self.set_flag(runs);
-            }
+            // Whoever sets the flag repeats it until it is stored.
+            Ev::SetFlag(runs) => match self.server.up {
+                true => {
+                    self.pending_blows -= 1;
+                    self.set_flag(runs);
+                }
+                false => self.flags_waiting.push(runs),
+            },
             Ev::Blow(blow) => self.blow(blow),
         }
     }

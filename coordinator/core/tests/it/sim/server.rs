@@ -33,7 +33,6 @@ pub struct QueuedTask {
     pub deliveries: u64,
     /// Delivered and not acknowledged until then.
     pub waits_until: Option<Time>,
-    pub not_before: Time,
     pub id: Option<String>,
 }
 
@@ -88,6 +87,8 @@ pub struct Server {
     pub checkpoint: (u64, Checkpoint),
     pub flag: Option<Flag>,
     pub inputs: Vec<Sub>,
+    /// Readers of records.
+    pub readers: Vec<Sub>,
     pub submits: Vec<Sub>,
     pub flags: Vec<Sub>,
     /// Credit of workers.
@@ -102,6 +103,7 @@ impl Server {
         self.up = false;
         self.epoch += 1;
         self.inputs.clear();
+        self.readers.clear();
         self.submits.clear();
         self.flags.clear();
         self.pulls.clear();
@@ -141,7 +143,7 @@ impl Server {
                     return (PubAck::Stored(*seq), None);
                 }
                 self.task_seq += 1;
-                let queued = QueuedTask { task: task.clone(), deliveries: 0, waits_until: None, not_before: 0, id: id.clone() };
+                let queued = QueuedTask { task: task.clone(), deliveries: 0, waits_until: None, id: id.clone() };
                 self.tasks.insert(self.task_seq, queued);
                 if let Some(id) = id {
                     self.task_ids.insert(id.clone(), (self.task_seq, now));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use haltline_core::{After, LogMessage, Next, NodeOutcome, TaskRun};
+use haltline_core::{After, LogMessage, Next, NodeOutcome, TaskRun, message_id};
 use haltline_types::{
     Timestamp,
     control::Gate,
@@ -81,7 +81,7 @@ impl World {
         for (_, message) in std::mem::take(&mut walk.history) {
             match message {
                 LogMessage::Event(e) => {
-                    if seen.insert(e.id.clone()) {
+                    if seen.insert((e.id.clone(), e.task_events.is_some())) {
                         events.push(*e);
                     }
                 }
@@ -107,6 +107,12 @@ impl World {
             }
             Next::End(events) => self.end(pid, w, id, events),
             Next::Start { started, node, attempt, .. } => {
+                let kind = walk.run.task().nodes[node].kind.clone();
+                if !self.can_run(pid, &kind)
+                    && let Some(event) = walk.run.hand_back(Timestamp(self.now as i64))
+                {
+                    return self.end(pid, w, id, vec![event]);
+                }
                 walk.node = node;
                 walk.attempt = attempt;
                 walk.then = Then::Nothing;
@@ -201,11 +207,11 @@ impl World {
         if let Some(walk) = w.walks.get_mut(&id) {
             walk.then = Then::Ack;
         }
+        if self.plan.bug == Bug::EarlyAck {
+            self.acknowledge(pid, w, id)?;
+        }
         for event in events {
             self.publish_event(pid, w, id, event)?;
-        }
-        if self.plan.bug == Bug::EarlyAck {
-            return self.acknowledge(pid, w, id);
         }
         Ok(())
     }
@@ -225,7 +231,7 @@ impl World {
         let what = What::Log {
             class: if ends { Class::Input } else { Class::Note },
             execution: event.execution_id.clone(),
-            id: Some(event.id.clone()),
+            id: Some(if self.plan.bug == Bug::SharedMessageId { event.id.clone() } else { message_id(&event) }),
             message: Box::new(LogMessage::Event(Box::new(event))),
         };
         let (n, write) = w.outbox.add(id, Write { what, point }, self.now);

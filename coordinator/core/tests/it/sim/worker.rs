@@ -104,7 +104,7 @@ impl World {
                     }
                     Ok(())
                 });
-                self.timer(pid, 20, Timer::Look);
+                self.timer(pid, 40, Timer::Look);
             }
             Timer::Step(walk) => self.work(pid, |world, w| world.step(pid, w, walk)),
             Timer::NodeDone(walk) => self.work(pid, |world, w| world.node_done(pid, w, walk)),

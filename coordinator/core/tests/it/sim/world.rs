@@ -49,11 +49,9 @@ pub enum Timer {
     Checkpoint,
     /// A coordinator that stands by asks.
     Ask,
-    Load(String),
     NodeDone(u64),
     Step(u64),
     OrderLost(u64),
-    Learn(u64),
     Client,
     CancelNow,
 }
@@ -123,6 +121,8 @@ pub struct World {
     pub walks_alive: BTreeMap<String, u32>,
     /// A node type that the second worker does not have.
     pub lacks: Option<&'static str>,
+    /// Changes of the flag that the server could not take yet.
+    pub flags_waiting: Vec<bool>,
     pub failures: Vec<String>,
     pub trace: Option<VecDeque<String>>,
 }
@@ -152,11 +152,13 @@ impl World {
             walks_begun: BTreeMap::new(),
             walks_alive: BTreeMap::new(),
             lacks: None,
+            flags_waiting: Vec::new(),
             failures: Vec::new(),
             trace: trace.then(VecDeque::new),
         }
     }
 
+    #[allow(clippy::disallowed_methods, reason = "the environment chooses how much is kept")]
     pub fn note(&mut self, what: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             let mut line = format!("{:>6} {}", self.now, what());

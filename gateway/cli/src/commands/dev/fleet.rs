@@ -39,10 +39,10 @@ impl Fleet {
         Ok(Self { coordinator, worker, gateway })
     }
 
-    /// Waits until submissions are taken on every shard. The gateway queues connections from the
+    /// Waits until submissions are taken. The gateway queues connections from the
     /// start, tasks wait for the worker.
     pub async fn ready(link: &Link) {
-        while !probe::silent_shards(link).await.is_empty() {
+        while probe::coordinator(link).await.is_none() {
             tokio::time::sleep(ASK_EVERY).await;
         }
     }

@@ -71,11 +71,9 @@ pub async fn services(link: &Link, findings: &mut Vec<Finding>) {
         Ok(flag) => Finding::new(Level::Warn, "control flag", format!("{}; no node starts", flag.sentence())),
         Err(e) => Finding::new(Level::Fail, "control flag", format!("cannot be read, so nothing runs: {}", e.message)),
     });
-    let silent = probe::silent_shards(link).await;
-    findings.push(if silent.is_empty() {
-        Finding::new(Level::Ok, "coordinator", "answers on every shard")
-    } else {
-        Finding::new(Level::Warn, "coordinator", format!("none answers on {} of {} shards: submissions there are refused", silent.len(), link.names.shards()))
+    findings.push(match probe::coordinator(link).await {
+        Some(active) => Finding::new(Level::Ok, "coordinator", format!("{} is active", active["coordinator_id"].as_str().unwrap_or("one"))),
+        None => Finding::new(Level::Warn, "coordinator", "none answers: submissions are refused"),
     });
     let workers = match Client::from_link(link.clone()).await {
         Ok(client) => client.workers().await,
