@@ -168,8 +168,8 @@ impl Settings {
         if self.coordinator.executions_max == 0 {
             return Err("coordinator.executions_max: must be at least 1".into());
         }
-        let slots = std::iter::once(("worker.slots", self.worker.slots))
-            .chain(self.worker.slots_by_type.iter().map(|(k, v)| (k.as_str(), *v)));
+        let slots =
+            std::iter::once(("worker.slots", self.worker.slots)).chain(self.worker.slots_by_type.iter().map(|(k, v)| (k.as_str(), *v)));
         for (name, n) in slots {
             if !(1..=4096).contains(&n) {
                 return Err(format!("{name}: {n} slots must be 1 to 4096"));

@@ -104,7 +104,13 @@ async fn follow(mut tail: Tail, tx: watch::Sender<Option<Flag>>) {
                 let flag = Flag::read(value, m.seq, Some(m.stored_at));
                 let before = tx.borrow().as_ref().map(|f| f.state);
                 if before != Some(flag.state) {
-                    tracing::info!(state = flag.state.as_str(), revision = flag.revision, by = flag.by, reason = flag.reason, "control flag");
+                    tracing::info!(
+                        state = flag.state.as_str(),
+                        revision = flag.revision,
+                        by = flag.by,
+                        reason = flag.reason,
+                        "control flag"
+                    );
                 }
                 tx.send_replace(Some(flag));
             }

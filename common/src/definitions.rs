@@ -73,7 +73,8 @@ pub async fn known_types(link: &Link) -> Result<Vec<NodeType>, ApiError> {
     let mut types = built_in_types();
     let unavailable = |e: String| ApiError::new(Code::Unavailable, format!("reading node types: {e}"));
     let store = link.js.get_key_value(link.names.types_bucket()).await.map_err(|e| unavailable(e.to_string()))?;
-    let keys: Vec<String> = store.keys().await.map_err(|e| unavailable(e.to_string()))?.try_collect().await.map_err(|e| unavailable(e.to_string()))?;
+    let keys: Vec<String> =
+        store.keys().await.map_err(|e| unavailable(e.to_string()))?.try_collect().await.map_err(|e| unavailable(e.to_string()))?;
     for key in keys {
         let value = store.get(&key).await.map_err(|e| unavailable(e.to_string()))?;
         match value.as_deref().map(serde_json::from_slice::<NodeType>) {
@@ -114,7 +115,10 @@ pub async fn put(link: &Link, publisher: &Publisher, definition: &Definition) ->
         Ok(_) => true,
         Err(e) if e.code == Code::Conflict => {
             if get(link, &definition.id, &definition.version).await?.as_ref() != Some(definition) {
-                let message = format!("workflow {} version {} exists with other content; versions are immutable: use a new one", definition.id, definition.version);
+                let message = format!(
+                    "workflow {} version {} exists with other content; versions are immutable: use a new one",
+                    definition.id, definition.version
+                );
                 return Err(ApiError { field: Some("version".into()), ..ApiError::new(Code::Conflict, message) });
             }
             false

@@ -114,7 +114,7 @@ async fn read_batch(
             return match status.as_u16() {
                 // End of batch, which the server may also cut short by bytes: it says what is left.
                 204 => Ok((last, got > 0 && header("Nats-Num-Pending").is_none_or(|left| left != "0"))),
-                404 => Ok((last, false)),        // nothing (more) there
+                404 => Ok((last, false)), // nothing (more) there
                 _ => Err(silent(format!("{status} {}", message.description.unwrap_or_default()))),
             };
         }

@@ -70,10 +70,7 @@ impl Link {
                 }
             });
         let addresses: Vec<&str> = url.split(',').map(str::trim).collect();
-        let client = options
-            .connect(addresses)
-            .await
-            .map_err(|source| ConnectError { url: url.to_owned(), source })?;
+        let client = options.connect(addresses).await.map_err(|source| ConnectError { url: url.to_owned(), source })?;
         let js = jetstream::new(client.clone());
         Ok(Self { client, js, names })
     }

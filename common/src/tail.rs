@@ -141,14 +141,7 @@ impl Tail {
             live: AtomicBool::new(false),
             last_seq: AtomicU64::new(0),
         });
-        let reader = Reader {
-            link: link.clone(),
-            options,
-            out: tx,
-            health: health.clone(),
-            last: None,
-            created: None,
-        };
+        let reader = Reader { link: link.clone(), options, out: tx, health: health.clone(), last: None, created: None };
         let task = AbortOnDropHandle::new(tokio::spawn(reader.run()));
         Self { items, health, _task: task }
     }

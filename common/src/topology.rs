@@ -145,7 +145,12 @@ fn streams(names: &Names, s: &StorageSettings) -> Vec<StreamSpec> {
             "Haltline workers: presence, expires when a worker stops renewing it",
             json!({ "max_age": nanos(PRESENCE), "max_bytes": 256 << 20, "duplicate_window": nanos(PRESENCE) }),
         ),
-        bucket(names.types_bucket(), "types", "Haltline node types that workers added to the built-in ones", json!({ "max_bytes": 64 << 20 })),
+        bucket(
+            names.types_bucket(),
+            "types",
+            "Haltline node types that workers added to the built-in ones",
+            json!({ "max_bytes": 64 << 20 }),
+        ),
         bucket(
             names.checkpoints_bucket(),
             "checkpoints",
@@ -183,11 +188,8 @@ pub async fn ensure(link: &Link, storage: &StorageSettings) -> Result<Vec<Change
 /// Writes the flag once, when the bucket was just created: normal at first install, halted where
 /// the installation is older than its control bucket.
 async fn first_flag(link: &Link, fresh: bool) -> Result<(), EnsureError> {
-    let (state, reason) = if fresh {
-        (Level::Normal, "first install")
-    } else {
-        (Level::Halt, "the control bucket was missing and had to be created again")
-    };
+    let (state, reason) =
+        if fresh { (Level::Normal, "first install") } else { (Level::Halt, "the control bucket was missing and had to be created again") };
     let value = ControlValue { state, reason: reason.into(), by: "haltline ensure".into(), at: Some(clock::now()), replaces: Some(0) };
     let subject = Names::kv_subject(&link.names.control_bucket(), GLOBAL_KEY);
     let mut headers = async_nats::HeaderMap::new();

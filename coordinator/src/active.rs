@@ -394,7 +394,8 @@ impl Active {
         let Some(flag) = self.control.flag() else { return };
         let previous = self.flag.replace(flag.clone());
         let Some(previous) = previous.filter(|p| p.revision != flag.revision && flag.revision > 0) else { return };
-        let nobody = Correlation { execution_id: String::new(), workflow_id: String::new(), bot_id: String::new(), strategy_id: String::new() };
+        let nobody =
+            Correlation { execution_id: String::new(), workflow_id: String::new(), bot_id: String::new(), strategy_id: String::new() };
         let id = event_id::control(GLOBAL_KEY, flag.revision);
         let mut event = Event::new(EventType::EmergencyStateChanged, id, &nobody, flag.at.unwrap_or_else(clock::now));
         event.previous_state = Some(previous.state.as_str().into());

@@ -76,9 +76,7 @@ pub async fn fetch(link: &Link, workflow: &str, version: Option<&str>) -> Result
     }
     let version = match version {
         Some(v) => v.to_owned(),
-        None => definitions::latest_version(link, workflow)
-            .await?
-            .ok_or_else(|| unknown(format!("there is no workflow `{workflow}`")))?,
+        None => definitions::latest_version(link, workflow).await?.ok_or_else(|| unknown(format!("there is no workflow `{workflow}`")))?,
     };
     let definition = definitions::get(link, workflow, &version)
         .await?

@@ -47,14 +47,18 @@ async fn follow(link: Link, index: Arc<SharedIndex>) {
                 Item::Message(m) => {
                     let gone = m.headers.as_ref().is_some_and(|h| h.get("KV-Operation").is_some() || h.get("Nats-Marker-Reason").is_some());
                     match serde_json::from_slice::<Summary>(&m.payload) {
-                        _ if gone => changes.push(Change::Gone(m.subject.strip_prefix(prefix.as_str()).and_then(untoken).unwrap_or_default())),
+                        _ if gone => {
+                            changes.push(Change::Gone(m.subject.strip_prefix(prefix.as_str()).and_then(untoken).unwrap_or_default()))
+                        }
                         Ok(summary) => changes.push(Change::Put(m.seq, Box::new(summary))),
                         Err(e) => tracing::warn!(seq = m.seq, error = %e, "a record is malformed; not listed"),
                     }
                 }
                 Item::CaughtUp { .. } => changes.push(Change::Ready),
                 Item::Reset => changes.push(Change::Clear),
-                Item::Lost { reason, .. } => tracing::warn!(reason, "the tail of the records is interrupted; lists are old until it is back"),
+                Item::Lost { reason, .. } => {
+                    tracing::warn!(reason, "the tail of the records is interrupted; lists are old until it is back")
+                }
             }
         }
         let mut inner = index.write();

@@ -89,7 +89,15 @@ mod tests {
         assert!(o.allows("https://dash.example.com", Some("127.0.0.1:8001")));
         assert!(o.allows("http://127.0.0.1:8001", Some("127.0.0.1:8001")));
         assert!(o.allows("http://[::1]:8001", Some("[::1]:8001")));
-        for bad in ["http://127.0.0.1:9999", "http://evil.example", "null", "", "file://", "https://dash.example.com.evil.example", "http://u@127.0.0.1:8001"] {
+        for bad in [
+            "http://127.0.0.1:9999",
+            "http://evil.example",
+            "null",
+            "",
+            "file://",
+            "https://dash.example.com.evil.example",
+            "http://u@127.0.0.1:8001",
+        ] {
             assert!(!o.allows(bad, Some("127.0.0.1:8001")), "{bad}");
         }
     }

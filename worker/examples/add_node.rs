@@ -2,7 +2,12 @@
 //!
 //! `cargo run -p haltline-worker --example add_node`, next to a running `haltline dev`.
 
-use haltline_common::{Link, config::Settings, shutdown, types::catalog::{Effect, NodeType}};
+use haltline_common::{
+    Link,
+    config::Settings,
+    shutdown,
+    types::catalog::{Effect, NodeType},
+};
 use haltline_worker::{Context, Node, NodeError, Outputs, Registry};
 
 struct Spread;

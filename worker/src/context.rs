@@ -93,8 +93,9 @@ impl Context {
 
     /// The same, which must be there.
     pub fn require(&self, name: &str) -> Result<&Value, NodeError> {
-        self.get(name)
-            .ok_or_else(|| NodeError::fatal("MissingInput", format!("`{name}` is neither an input nor a parameter of node `{}`", self.node_id)))
+        self.get(name).ok_or_else(|| {
+            NodeError::fatal("MissingInput", format!("`{name}` is neither an input nor a parameter of node `{}`", self.node_id))
+        })
     }
 
     /// A text that must be there.

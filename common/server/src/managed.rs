@@ -55,7 +55,9 @@ pub enum StartError {
     #[error("{} is in use by another Haltline process", .0.display())]
     Busy(PathBuf),
     /// Another process listens there.
-    #[error("{host}:{port} is in use: another nats-server may run there; use it by --nats nats://{host}:{port}, or choose another port (0 draws one)")]
+    #[error(
+        "{host}:{port} is in use: another nats-server may run there; use it by --nats nats://{host}:{port}, or choose another port (0 draws one)"
+    )]
     PortTaken {
         /// The address.
         host: String,

@@ -31,12 +31,7 @@ pub struct NodeType {
 }
 
 fn built_in(name: &str, effect: Effect, required: &[&str], description: &str) -> NodeType {
-    NodeType {
-        name: name.into(),
-        description: description.into(),
-        effect,
-        required: required.iter().map(|s| (*s).to_owned()).collect(),
-    }
+    NodeType { name: name.into(), description: description.into(), effect, required: required.iter().map(|s| (*s).to_owned()).collect() }
 }
 
 /// The types every worker has.

@@ -27,9 +27,7 @@ pub const SHARDS: u32 = 8;
 impl Names {
     /// Names under `namespace`: 1 to 32 letters, digits or `-`.
     pub fn new(namespace: &str) -> Result<Self, String> {
-        let fine = !namespace.is_empty()
-            && namespace.len() <= 32
-            && namespace.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let fine = !namespace.is_empty() && namespace.len() <= 32 && namespace.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         if !fine {
             return Err(format!("namespace `{namespace}` must be 1 to 32 letters, digits or `-`"));
         }

@@ -160,10 +160,8 @@ impl Execution {
                 error: event.error.clone().unwrap_or_default(),
                 error_type: event.error_type.clone().unwrap_or_default(),
             }),
-            EventType::NodeRefused if event.halted.is_none() => self.stop_with(Stop::Cancelled {
-                by: event.by.clone().unwrap_or_default(),
-                reason: event.reason.clone().unwrap_or_default(),
-            }),
+            EventType::NodeRefused if event.halted.is_none() => self
+                .stop_with(Stop::Cancelled { by: event.by.clone().unwrap_or_default(), reason: event.reason.clone().unwrap_or_default() }),
             _ => {}
         }
         if let Some(flag) = &event.halted {

@@ -139,7 +139,9 @@ impl Execution {
                         *budget = left;
                         TaskInput::Value(value.clone())
                     }
-                    None => TaskInput::Missing(format!("input `{name}`: the inputs of this task have more than {TASK_INPUT_BYTES_MAX} bytes")),
+                    None => {
+                        TaskInput::Missing(format!("input `{name}`: the inputs of this task have more than {TASK_INPUT_BYTES_MAX} bytes"))
+                    }
                 }
             }
         }

@@ -186,7 +186,12 @@ impl TaskRun {
     pub fn hand_back(&mut self, now: Timestamp) -> Option<Event> {
         let last = self.at.checked_sub(1)?;
         let node = self.task.nodes[last].clone();
-        let mut e = Event::new(EventType::NodeCompleted, event_id::node_result(&self.task.correlation.execution_id, &node.id), &self.task.correlation, now);
+        let mut e = Event::new(
+            EventType::NodeCompleted,
+            event_id::node_result(&self.task.correlation.execution_id, &node.id),
+            &self.task.correlation,
+            now,
+        );
         e.outputs = self.outputs.get(&node.id).cloned();
         e.node_id = Some(node.id);
         e.node_name = Some(node.name);

@@ -61,7 +61,8 @@ mod tests {
     #[test]
     fn only_the_same_content_is_known() {
         let known = Known::default();
-        let mut d = haltline_common::definitions::parse(r#"{"id":"w","version":"1","nodes":[{"id":"a","type":"static"}]}"#).expect("parses");
+        let mut d =
+            haltline_common::definitions::parse(r#"{"id":"w","version":"1","nodes":[{"id":"a","type":"static"}]}"#).expect("parses");
         assert!(!known.has(&d));
         known.remember(&d);
         assert!(known.has(&d));

@@ -3,11 +3,7 @@
 
 use std::collections::VecDeque;
 
-use haltline_common::{
-    js,
-    tail::Start,
-    types::Names,
-};
+use haltline_common::{js, tail::Start, types::Names};
 
 use crate::{ApiError, Client, Record, scan, unavailable};
 

@@ -21,10 +21,8 @@ pub(crate) async fn values(
     start: Start,
     mut take: impl FnMut(u64, &[u8]) -> bool,
 ) -> Result<(), ApiError> {
-    let mut tail = Tail::start(
-        link,
-        tail::Options { stream, filter, start, heartbeat: Duration::from_secs(2), buffer: 1024, reader: "scan".into() },
-    );
+    let mut tail =
+        Tail::start(link, tail::Options { stream, filter, start, heartbeat: Duration::from_secs(2), buffer: 1024, reader: "scan".into() });
     let mut trouble = String::new();
     let read = async {
         let mut items = Vec::new();
@@ -36,7 +34,8 @@ pub(crate) async fn values(
             for item in &items {
                 match item {
                     Item::Message(m) => {
-                        let gone = m.headers.as_ref().is_some_and(|h| h.get("KV-Operation").is_some() || h.get("Nats-Marker-Reason").is_some());
+                        let gone =
+                            m.headers.as_ref().is_some_and(|h| h.get("KV-Operation").is_some() || h.get("Nats-Marker-Reason").is_some());
                         if !gone && !take(m.seq, &m.payload) {
                             return Ok(());
                         }

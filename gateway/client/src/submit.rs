@@ -86,7 +86,11 @@ impl Client {
         let message = match tokio::time::timeout(limit, &mut ticket.answer).await {
             Ok(Ok(message)) => message,
             Ok(Err(_)) => return Err(unavailable("the connection was closed")),
-            Err(_) => return Err(unavailable("no coordinator answered in time; it is not known whether the request took effect: repeat it with the same key")),
+            Err(_) => {
+                return Err(unavailable(
+                    "no coordinator answered in time; it is not known whether the request took effect: repeat it with the same key",
+                ));
+            }
         };
         if message.status == Some(StatusCode::NO_RESPONDERS) {
             return Err(unavailable("no coordinator is running for this shard; nothing was changed"));

@@ -40,7 +40,12 @@ impl Client {
             let list: Vec<_> = problems.iter().map(|p| json!({ "field": p.field, "message": p.message, "node": p.node })).collect();
             let first = problems.first();
             let message = first.map_or_else(|| "the definition is invalid".to_owned(), |p| format!("{}: {}", p.field, p.message));
-            return Err(ApiError { code: Code::Invalid, message, field: first.map(|p| p.field.clone()), detail: json!({ "problems": list }) });
+            return Err(ApiError {
+                code: Code::Invalid,
+                message,
+                field: first.map(|p| p.field.clone()),
+                detail: json!({ "problems": list }),
+            });
         }
         let put = definitions::put(link, &self.shared.publisher, definition);
         let new = match tokio::time::timeout(self.timeout, put).await {

@@ -27,7 +27,13 @@ pub(crate) struct Filter {
 impl Filter {
     /// Why it cannot be used, if it cannot.
     pub fn check(&self) -> Result<(), String> {
-        let fields = [("workflow", &self.workflow), ("bot", &self.bot), ("strategy", &self.strategy), ("execution", &self.execution), ("type", &self.kind)];
+        let fields = [
+            ("workflow", &self.workflow),
+            ("bot", &self.bot),
+            ("strategy", &self.strategy),
+            ("execution", &self.execution),
+            ("type", &self.kind),
+        ];
         for (name, values) in fields {
             if values.len() > VALUES_MAX {
                 return Err(format!("filter.{name} has {} values, more than {VALUES_MAX}", values.len()));

@@ -58,7 +58,9 @@ pub(super) async fn follow(hub: Arc<Hub>) {
                     read.push(Step::Reset);
                 }
                 Item::CaughtUp { .. } => ready = true,
-                Item::Lost { reason, .. } => tracing::warn!(reason, "the tail of the log is interrupted; live events wait until it is back"),
+                Item::Lost { reason, .. } => {
+                    tracing::warn!(reason, "the tail of the log is interrupted; live events wait until it is back")
+                }
             }
         }
         let head = write(&hub, |ring| {

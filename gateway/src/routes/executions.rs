@@ -68,7 +68,15 @@ pub(super) async fn submit(
         None => uuid::Uuid::new_v4().to_string(),
     };
     let s: Submission = body::json(raw)?;
-    let submit = Submit { workflow_id: s.workflow_id, version: s.version, input: s.input, bot_id: s.bot_id, strategy_id: s.strategy_id, key, notify: None };
+    let submit = Submit {
+        workflow_id: s.workflow_id,
+        version: s.version,
+        input: s.input,
+        bot_id: s.bot_id,
+        strategy_id: s.strategy_id,
+        key,
+        notify: None,
+    };
     fault::point("gateway.submit");
     if wait.0 == 0 {
         let accepted = app.client.submit(submit).await?;

@@ -27,11 +27,7 @@ pub(super) struct Which {
 /// `PUT /v1/workflows/{id}`: 201 if the version is new, 200 if the same is stored already.
 pub(super) async fn put(State(app): State<App>, Path(id): Path<String>, headers: HeaderMap, raw: Raw) -> Result<Response, Problem> {
     let is_json = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).is_some_and(|v| v.to_ascii_lowercase().contains("json"));
-    let definition = if is_json {
-        definitions::from_value(body::json(raw)?)?
-    } else {
-        definitions::parse(&body::text(raw)?)?
-    };
+    let definition = if is_json { definitions::from_value(body::json(raw)?)? } else { definitions::parse(&body::text(raw)?)? };
     if definition.id != id {
         let message = format!("the document's id `{}` is not the address's `{id}`", definition.id);
         return Err(ApiError::invalid("id", message).into());

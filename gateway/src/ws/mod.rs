@@ -61,7 +61,8 @@ pub(crate) mod close {
 /// `GET /v1/ws`.
 pub(crate) async fn upgrade(State(app): State<App>, ws: WebSocketUpgrade) -> Response {
     let Ok(permit) = app.room.clone().try_acquire_owned() else {
-        let message = format!("as many clients as this gateway serves ({}) are connected; try another one or later", app.settings.clients_max);
+        let message =
+            format!("as many clients as this gateway serves ({}) are connected; try another one or later", app.settings.clients_max);
         return Problem::from(ApiError::new(Code::Overloaded, message)).into_response();
     };
     let ws = ws

@@ -20,11 +20,7 @@ use super::{
     subscribe::caught_up,
     writer::{End, Writer},
 };
-use crate::{
-    app::App,
-    halt::HaltView,
-    hub::Head,
-};
+use crate::{app::App, halt::HaltView, hub::Head};
 
 /// Within this time a client must greet.
 const HELLO: Duration = Duration::from_secs(5);

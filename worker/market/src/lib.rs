@@ -98,7 +98,10 @@ mod tests {
     fn options_are_read() {
         let read = |args: &[&str]| Cli::try_parse_from([&["market"], args].concat()).map(|c| c.options).map_err(|e| e.to_string());
         assert!(read(&[]).is_ok_and(|o| o.ledger.as_os_str() == "market-ledger.jsonl" && !o.no_dedup && o.prices.is_none()));
-        assert!(read(&["--ledger", "a", "--prices", "b", "--no-dedup", "--advance-per-request"]).is_ok_and(|o| o.no_dedup && o.advance_per_request));
+        assert!(
+            read(&["--ledger", "a", "--prices", "b", "--no-dedup", "--advance-per-request"])
+                .is_ok_and(|o| o.no_dedup && o.advance_per_request)
+        );
         assert!(read(&["--dedup"]).is_err());
     }
 }

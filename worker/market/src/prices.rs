@@ -80,7 +80,10 @@ impl Prices {
             ensure!(!row.symbol.is_empty(), "line {line}: no ticker");
             ensure!(is_date(&row.date), "line {line}: `{}` is not a date as YYYY-MM-DD", row.date);
             ensure!(row.low > Decimal::ZERO, "line {line}: prices must be above zero");
-            ensure!([row.open, row.close].iter().all(|p| (row.low..=row.high).contains(p)), "line {line}: open and close must lie between low and high");
+            ensure!(
+                [row.open, row.close].iter().all(|p| (row.low..=row.high).contains(p)),
+                "line {line}: open and close must lie between low and high"
+            );
             dates.insert(row.date.clone());
             by_symbol.entry(row.symbol.clone()).or_default().push(Bar {
                 symbol: row.symbol,
@@ -155,7 +158,9 @@ mod tests {
 
     #[test]
     fn bad_files_are_refused() {
-        let read = |rows: &str| Prices::read(format!("Ticker,Date,Open,High,Low,Close,Volume\n{rows}").as_bytes()).map(|_| ()).map_err(|e| format!("{e:#}"));
+        let read = |rows: &str| {
+            Prices::read(format!("Ticker,Date,Open,High,Low,Close,Volume\n{rows}").as_bytes()).map(|_| ()).map_err(|e| format!("{e:#}"))
+        };
         assert_eq!(read("A,2008-01-02,1,2,1,2,5\n"), Ok(()));
         for (rows, part) in [
             ("", "no bar"),

@@ -166,9 +166,13 @@ async fn place(State(market): Shared, body: Result<Bytes, BytesRejection>) -> Re
             answer["duplicate"] = Value::Bool(duplicate);
             Ok(Json(answer))
         }
-        Err(Refusal::Stale { seen }) => Err(Refused::new(StatusCode::CONFLICT, "token", format!("is stale: {seen} was seen for this order"))),
+        Err(Refusal::Stale { seen }) => {
+            Err(Refused::new(StatusCode::CONFLICT, "token", format!("is stale: {seen} was seen for this order")))
+        }
         Err(Refusal::Amount) => Err(Refused::invalid("quantity", "times the price has no exact decimal form")),
-        Err(Refusal::Full) => Err(Refused::new(StatusCode::INSUFFICIENT_STORAGE, "", format!("the market keeps no more than {ORDERS_MAX} orders"))),
+        Err(Refusal::Full) => {
+            Err(Refused::new(StatusCode::INSUFFICIENT_STORAGE, "", format!("the market keeps no more than {ORDERS_MAX} orders")))
+        }
         Err(Refusal::Ledger(error)) => {
             tracing::error!(%error, "the ledger could not be written; the order was not taken");
             Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, "", format!("the ledger could not be written: {error}")))

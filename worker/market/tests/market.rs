@@ -66,7 +66,10 @@ async fn prices_and_clock() {
     let first = json!({ "symbol": "AAPL", "date": "2008-09-02", "open": "172.4", "high": "173.5", "low": "165.0", "close": "166.19", "volume": 27_884_400 });
     assert_eq!(m.get("/price/AAPL").await, (200, first.clone()));
     assert_eq!(m.get("/price/AAPL").await.1, first, "reading does not move the clock");
-    assert_eq!(m.post("/clock/advance", &json!({ "bars": 19 })).await.1, json!({ "date": "2008-09-29", "bar": 19, "bars": 85, "ended": false }));
+    assert_eq!(
+        m.post("/clock/advance", &json!({ "bars": 19 })).await.1,
+        json!({ "date": "2008-09-29", "bar": 19, "bars": 85, "ended": false })
+    );
     assert_eq!(m.get("/price/AAPL").await.1["close"], "105.26");
     assert_eq!(m.get("/price/IBM?date=2008-12-31").await.1["close"], "84.16");
     for (path, status, field) in [

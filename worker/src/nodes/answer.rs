@@ -63,7 +63,8 @@ impl Answer {
         {
             return Ok(value);
         }
-        let text = std::str::from_utf8(&self.body).map_err(|e| NodeError::fatal("InvalidOutput", format!("the answer is neither JSON nor UTF-8 text: {e}")))?;
+        let text = std::str::from_utf8(&self.body)
+            .map_err(|e| NodeError::fatal("InvalidOutput", format!("the answer is neither JSON nor UTF-8 text: {e}")))?;
         Ok(Value::String(text.to_owned()))
     }
 

@@ -107,7 +107,8 @@ fn url(ctx: &Context) -> Result<Url, NodeError> {
 fn headers(ctx: &Context) -> Result<HeaderMap, NodeError> {
     let mut headers = HeaderMap::new();
     for (name, value) in params::object_opt(ctx, "headers")?.into_iter().flatten() {
-        let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| NodeError::invalid("headers", format!("`{name}` is not a header's name")))?;
+        let key = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| NodeError::invalid("headers", format!("`{name}` is not a header's name")))?;
         if FORBIDDEN.contains(&key) {
             return Err(NodeError::invalid("headers", format!("`{name}` cannot be set")));
         }
@@ -135,7 +136,9 @@ fn scalar(ctx: &Context, of: &str, value: &Value) -> Result<String, NodeError> {
     let value = match value {
         Value::Object(reference) if reference.len() == 1 => match reference.get("input") {
             Some(Value::String(name)) => match ctx.inputs.get(name) {
-                None | Some(Value::Null) => return Err(NodeError::fatal("MissingInput", format!("`{of}` uses the input `{name}`, which is not there"))),
+                None | Some(Value::Null) => {
+                    return Err(NodeError::fatal("MissingInput", format!("`{of}` uses the input `{name}`, which is not there")));
+                }
                 Some(value) => value,
             },
             _ => value,
@@ -180,8 +183,14 @@ mod tests {
         assert!(request.acts && !request.repeatable);
         assert_eq!(request.headers["idempotency-key"].as_bytes(), "exec_test_00000000/größer".as_bytes());
         assert_eq!(request.headers["haltline-execution"], "exec_test_00000000");
-        assert_eq!((&request.headers["haltline-token"], &request.headers["traceparent"]), (&"1".parse().unwrap(), &"00-1-2-01".parse().unwrap()));
-        assert_eq!((&request.headers["x-key"], &request.headers["content-type"]), (&"7".parse().unwrap(), &"application/json".parse().unwrap()));
+        assert_eq!(
+            (&request.headers["haltline-token"], &request.headers["traceparent"]),
+            (&"1".parse().unwrap(), &"00-1-2-01".parse().unwrap())
+        );
+        assert_eq!(
+            (&request.headers["x-key"], &request.headers["content-type"]),
+            (&"7".parse().unwrap(), &"application/json".parse().unwrap())
+        );
         assert_eq!(request.body.as_deref(), Some("{\"a\":1}"));
     }
 

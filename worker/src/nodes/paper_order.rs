@@ -51,10 +51,7 @@ impl Node for PaperOrder {
 
     async fn run(&self, ctx: &Context) -> Result<Outputs, NodeError> {
         if !signal(ctx)? {
-            return Ok(Outputs::from_iter([
-                ("status".to_owned(), json!("skipped")),
-                ("reason".to_owned(), json!("signal is false")),
-            ]));
+            return Ok(Outputs::from_iter([("status".to_owned(), json!("skipped")), ("reason".to_owned(), json!("signal is false"))]));
         }
         let url = orders_url(ctx.text("market")?)?;
         let order = order(ctx)?;
@@ -85,7 +82,8 @@ fn order(ctx: &Context) -> Result<Value, NodeError> {
     if !matches!(side, "buy" | "sell") {
         return Err(NodeError::invalid("side", format!("`{side}` is neither `buy` nor `sell`")));
     }
-    let above_zero = |name: &str, d: Decimal| if d > Decimal::ZERO { Ok(d) } else { Err(NodeError::invalid(name, format!("{d} is not above zero"))) };
+    let above_zero =
+        |name: &str, d: Decimal| if d > Decimal::ZERO { Ok(d) } else { Err(NodeError::invalid(name, format!("{d} is not above zero"))) };
     let mut order = json!({
         "client_order_id": ctx.idempotency_key(),
         "execution_id": ctx.correlation.execution_id,

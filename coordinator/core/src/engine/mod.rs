@@ -120,7 +120,13 @@ struct Waiting {
 #[derive(Debug)]
 enum Slot {
     /// The record is being created.
-    Creating { waiting: Waiting, record: Box<Record>, entry: u64, inputs: Vec<(u64, Input)>, entries: Vec<u64> },
+    Creating {
+        waiting: Waiting,
+        record: Box<Record>,
+        entry: u64,
+        inputs: Vec<(u64, Input)>,
+        entries: Vec<u64>,
+    },
     /// Record and log are being read.
     Loading(Loading),
     Live(Box<Live>),

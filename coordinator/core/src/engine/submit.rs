@@ -84,7 +84,8 @@ impl Engine {
                 let record = new_record(&id, shard, &w);
                 let entry = self.records.open(None);
                 self.write(Purpose::Create(id.clone()), Body::Create(Box::new(record.clone())));
-                self.slots.insert(id, Slot::Creating { waiting: w, record: Box::new(record), entry, inputs: Vec::new(), entries: Vec::new() });
+                self.slots
+                    .insert(id, Slot::Creating { waiting: w, record: Box::new(record), entry, inputs: Vec::new(), entries: Vec::new() });
             }
             Some(Slot::Creating { record, .. }) if record.key == w.submit.key => {
                 // The same request twice at once: the client repeats the one that stays unanswered.
@@ -111,9 +112,7 @@ impl Engine {
             self.refuse(w.ticket, ApiError { field: Some("key".into()), ..ApiError::new(Code::Conflict, message) });
             return;
         }
-        if waits
-            && let Some(Slot::Live(live)) = self.slots.get_mut(&record.correlation.execution_id)
-        {
+        if waits && let Some(Slot::Live(live)) = self.slots.get_mut(&record.correlation.execution_id) {
             live.replies.push((w.ticket, true));
             return;
         }

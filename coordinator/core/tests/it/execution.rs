@@ -80,7 +80,13 @@ fn work(task: Task, gate: &Gate) -> Vec<Event> {
 
 fn run(plan: &Arc<Plan>, rng: &mut Rng, segments: bool, halt_at: Option<usize>) -> Seen {
     let mut execution = Execution::accept(record(plan), plan.clone());
-    let mut seen = Seen { events: BTreeSet::from([execution.started_event().id]), inputs: Vec::new(), tasks: Vec::new(), ends: Vec::new(), execution: execution.clone() };
+    let mut seen = Seen {
+        events: BTreeSet::from([execution.started_event().id]),
+        inputs: Vec::new(),
+        tasks: Vec::new(),
+        ends: Vec::new(),
+        execution: execution.clone(),
+    };
     let mut open: Vec<Task> = Vec::new();
     let flag = Flag { state: Level::Halt, reason: "r".into(), by: "b".into(), at: None, revision: 2 };
     loop {
@@ -180,7 +186,8 @@ fn a_halt_at_the_last_node_is_a_halt() {
 
 #[test]
 fn independent_nodes_go_out_together() {
-    let plan = Arc::new(Plan::compile(&definition("w", (0..5).map(|i| node(&format!("n{i}"), "give", &[])).collect()), &types()).expect("valid"));
+    let plan =
+        Arc::new(Plan::compile(&definition("w", (0..5).map(|i| node(&format!("n{i}"), "give", &[])).collect()), &types()).expect("valid"));
     assert_eq!(Execution::accept(record(&plan), plan).decide(true, true).len(), 5);
 }
 
@@ -191,7 +198,9 @@ fn a_missing_output_is_missing() {
     let Some(Output::Task(task)) = execution.decide(true, false).pop() else { panic!("a task") };
     let mut run = TaskRun::new(*task, "w", 1);
     run.next(&Gate::Open, Timestamp(0));
-    let After::End(e) = run.after(NodeOutcome::Completed(Map::new()), &Gate::Open, false, Timestamp(0), 1.0, |_, _| 0) else { panic!("an end") };
+    let After::End(e) = run.after(NodeOutcome::Completed(Map::new()), &Gate::Open, false, Timestamp(0), 1.0, |_, _| 0) else {
+        panic!("an end")
+    };
     execution.apply(&Input::Result(e));
     let Some(Output::Task(task)) = execution.decide(true, false).pop() else { panic!("a task") };
     assert!(matches!(&task.nodes[0].inputs["a"], TaskInput::Missing(why) if why.contains('a')));

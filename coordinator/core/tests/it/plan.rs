@@ -50,7 +50,17 @@ fn a_cycle_is_named() {
 #[test]
 fn large_definitions_are_fast_and_larger_ones_refused() {
     let ids: Vec<String> = (0..=NODES_MAX).map(|i| format!("n{i}")).collect();
-    let make = |n: usize| (0..n).map(|i| node(&ids[i], "give", if i == 0 { &[] } else { std::slice::from_ref(&ids[i - 1]) }.iter().map(String::as_str).collect::<Vec<_>>().as_slice())).collect::<Vec<_>>();
+    let make = |n: usize| {
+        (0..n)
+            .map(|i| {
+                node(
+                    &ids[i],
+                    "give",
+                    if i == 0 { &[] } else { std::slice::from_ref(&ids[i - 1]) }.iter().map(String::as_str).collect::<Vec<_>>().as_slice(),
+                )
+            })
+            .collect::<Vec<_>>()
+    };
     let begin = Instant::now();
     assert_eq!(compile(make(NODES_MAX)).expect("valid").len(), NODES_MAX);
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
@@ -59,11 +69,15 @@ fn large_definitions_are_fast_and_larger_ones_refused() {
 
 #[test]
 fn chains() {
-    let diamond = compile(vec![node("a", "give", &[]), node("b", "give", &["a"]), node("c", "give", &["a"]), node("d", "give", &["b", "c"])]).expect("valid");
+    let diamond =
+        compile(vec![node("a", "give", &[]), node("b", "give", &["a"]), node("c", "give", &["a"]), node("d", "give", &["b", "c"])])
+            .expect("valid");
     for id in ["a", "b", "c", "d"] {
         assert_eq!(chain(&diamond, id), [id], "a diamond is no chain");
     }
-    let skip = compile(vec![node("price", "give", &[]), node("threshold", "give", &["price"]), node("order", "order", &["price", "threshold"])]).expect("valid");
+    let skip =
+        compile(vec![node("price", "give", &[]), node("threshold", "give", &["price"]), node("order", "order", &["price", "threshold"])])
+            .expect("valid");
     assert_eq!(chain(&skip, "price"), ["price", "threshold", "order"]);
     let ids: Vec<String> = (0..40).map(|i| format!("n{i}")).collect();
     let long = (0..40).map(|i| if i == 0 { node(&ids[0], "give", &[]) } else { node(&ids[i], "give", &[&ids[i - 1]]) }).collect();

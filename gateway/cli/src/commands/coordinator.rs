@@ -7,7 +7,9 @@ use crate::{services, settings::set};
 
 /// Run a coordinator: accepts submissions and decides which node runs next
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Creates or updates the installation on the nats-server first. Two or more may run: one is active, the others take over when it ends. SIGTERM drains, a second one exits at once.")]
+#[command(
+    after_help = "Creates or updates the installation on the nats-server first. Two or more may run: one is active, the others take over when it ends. SIGTERM drains, a second one exits at once."
+)]
 pub struct Args {
     /// Executions that run at once; more are refused as overloaded [default: 20000]
     #[arg(long, value_name = "N", env = "HALTLINE_EXECUTIONS_MAX", hide_env_values = true)]

@@ -8,7 +8,9 @@ use crate::{output, read};
 
 /// Stop everything: no node starts from now on, running executions end as halted
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Needs only the nats-server: no coordinator, worker or gateway has to answer. Nodes that have begun a side effect finish it; nothing new begins.")]
+#[command(
+    after_help = "Needs only the nats-server: no coordinator, worker or gateway has to answer. Nodes that have begun a side effect finish it; nothing new begins."
+)]
 pub struct Args {
     /// Why, for whoever finds everything stopped
     #[arg(long, value_name = "TEXT")]

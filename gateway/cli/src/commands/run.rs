@@ -10,7 +10,9 @@ use crate::{follow, output, read};
 
 /// Store a workflow, run it and wait for its end
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Ctrl-C stops waiting, not the execution. A version that was stored with other content is refused: change `version` with every change.")]
+#[command(
+    after_help = "Ctrl-C stops waiting, not the execution. A version that was stored with other content is refused: change `version` with every change."
+)]
 pub struct Args {
     /// Definition, JSON or YAML; - reads standard input
     #[arg(value_name = "FILE")]

@@ -71,7 +71,9 @@ async fn effects_pass_the_gate_and_say_who_they_are() {
     post.token = 77;
     assert_eq!(Http.run(&post).await.unwrap()["body"], Value::Null);
     let head = asked.recv().await.unwrap().to_ascii_lowercase();
-    for line in ["delete / http/1.1", "idempotency-key: exec_test_00000000/node", "haltline-token: 77", "haltline-execution: exec_test_00000000"] {
+    for line in
+        ["delete / http/1.1", "idempotency-key: exec_test_00000000/node", "haltline-token: 77", "haltline-execution: exec_test_00000000"]
+    {
         assert!(head.contains(line), "{line} is not in {head}");
     }
     // What closes the door for a cancel closes it for a halt: both stand in `effect`.

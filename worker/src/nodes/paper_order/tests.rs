@@ -85,7 +85,13 @@ async fn what_may_pass_is_tried_again_and_cancels_send_nothing() {
         (raw("503 Busy", "{}"), ("HttpStatus", true)),
         (raw("404 No", "{}"), ("HttpStatus", false)),
         (raw("200 OK", "{}"), ("InvalidOutput", false)),
-        (raw("200 OK", r#"{"status":"filled","order_id":"1","client_order_id":"x","symbol":"A","side":"buy","quantity":"1","price":"1","notional":"1","duplicate":false}"#), ("InvalidOutput", false)),
+        (
+            raw(
+                "200 OK",
+                r#"{"status":"filled","order_id":"1","client_order_id":"x","symbol":"A","side":"buy","quantity":"1","price":"1","notional":"1","duplicate":false}"#,
+            ),
+            ("InvalidOutput", false),
+        ),
     ] {
         let (base, mut asked) = server(answer).await;
         assert_eq!(kind(&run(&base).await.unwrap_err()), expected);

@@ -38,7 +38,14 @@ impl World {
         match up {
             Up::Publish { n, write } => {
                 let (answer, seq) = self.server.store(&write, self.now);
-                self.note(|| format!("server: {pid} {} {:?} -> {answer:?} {}", write.point, brief(&write.what), if seq.is_some() { "new" } else { "" }));
+                self.note(|| {
+                    format!(
+                        "server: {pid} {} {:?} -> {answer:?} {}",
+                        write.point,
+                        brief(&write.what),
+                        if seq.is_some() { "new" } else { "" }
+                    )
+                });
                 if let Some(seq) = seq {
                     self.push_input(seq);
                 }
@@ -62,7 +69,13 @@ impl World {
                 }
             }
             Up::Sweep(after) => {
-                let mut found: Vec<_> = self.server.records.iter().filter(|(_, (rev, _))| *rev > after).map(|(id, (rev, r))| (*rev, id.clone(), r.status.is_terminal())).collect();
+                let mut found: Vec<_> = self
+                    .server
+                    .records
+                    .iter()
+                    .filter(|(_, (rev, _))| *rev > after)
+                    .map(|(id, (rev, r))| (*rev, id.clone(), r.status.is_terminal()))
+                    .collect();
                 found.sort_unstable();
                 for (revision, id, terminal) in found {
                     self.deliver(conn, Down::Swept { id, revision, terminal });
@@ -124,7 +137,12 @@ impl World {
             Up::Ack { seq, deliveries } => {
                 // Any delivery's acknowledgement removes the task.
                 let removed = self.server.tasks.remove(&seq);
-                self.note(|| format!("server: {pid} acks {seq} (delivery {deliveries}): {}", removed.map_or("gone".into(), |t| t.id.unwrap_or_default())));
+                self.note(|| {
+                    format!(
+                        "server: {pid} acks {seq} (delivery {deliveries}): {}",
+                        removed.map_or("gone".into(), |t| t.id.unwrap_or_default())
+                    )
+                });
             }
             Up::Progress { seq, deliveries } => {
                 let until = self.now + ACK_WAIT;

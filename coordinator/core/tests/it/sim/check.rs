@@ -79,14 +79,20 @@ fn execution(w: &World, record: &Record, events: &[Stored]) -> Vec<String> {
     }
     for s in events.iter().filter(|s| s.event.kind.is_terminal()) {
         if s.event.status != end.event.status || s.event.event_count != end.event.event_count || s.event.results != end.event.results {
-            found.push(format!("two different ends: {:?} {:?} and {:?} {:?}", end.event.status, end.event.event_count, s.event.status, s.event.event_count));
+            found.push(format!(
+                "two different ends: {:?} {:?} and {:?} {:?}",
+                end.event.status, end.event.event_count, s.event.status, s.event.event_count
+            ));
         }
     }
     if end.event.status.as_deref() != Some(record.status.as_str())
         || end.event.event_count != record.event_count
         || end.event.results.as_ref() != Some(&record.results)
     {
-        found.push(format!("the end says {:?} {:?}, the record {:?} {:?}", end.event.status, end.event.event_count, record.status, record.event_count));
+        found.push(format!(
+            "the end says {:?} {:?}, the record {:?} {:?}",
+            end.event.status, end.event.event_count, record.status, record.event_count
+        ));
     }
     if first.first().is_none_or(|s| s.event.kind != EventType::ExecutionStarted) {
         found.push("execution_started is not the first event".into());
@@ -109,7 +115,11 @@ fn execution(w: &World, record: &Record, events: &[Stored]) -> Vec<String> {
 fn order(record: &Record, first: &[&Stored], overlapped: bool, found: &mut Vec<String>) {
     let plan = workload::plan_of(&record.correlation.workflow_id).expect("known");
     let position = |node: &str, kinds: &[EventType]| {
-        first.iter().filter(|s| s.event.node_id.as_deref() == Some(node) && kinds.contains(&s.event.kind) && !s.event.kind.is_terminal()).map(|s| s.position).min()
+        first
+            .iter()
+            .filter(|s| s.event.node_id.as_deref() == Some(node) && kinds.contains(&s.event.kind) && !s.event.kind.is_terminal())
+            .map(|s| s.position)
+            .min()
     };
     for i in 0..plan.len() as u32 {
         let node = &plan.def(i).id;

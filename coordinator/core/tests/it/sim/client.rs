@@ -129,13 +129,14 @@ impl World {
                     self.timer(pid, delay, Timer::CancelNow);
                 }
             }
-            Down::Reply { reply: Some(Reply::Ok(ok)), .. } => {
-                // A late answer to an earlier request: it must name the same execution.
-                if ok.execution_id != c.execution.clone().unwrap_or_default() && !c.cancels {
-                    let text = format!("key {} became {} and {:?}", c.key, ok.execution_id, c.execution);
-                    self.failures.push(text);
-                }
+            // A late answer to an earlier request: it must name the same execution.
+            Down::Reply { reply: Some(Reply::Ok(ok)), .. }
+                if !c.cancels && ok.execution_id != c.execution.clone().unwrap_or_default() =>
+            {
+                let text = format!("key {} became {} and {:?}", c.key, ok.execution_id, c.execution);
+                self.failures.push(text);
             }
+            Down::Reply { reply: Some(Reply::Ok(_)), .. } => {}
             Down::Reply { reply: Some(Reply::Error(e)), .. } if c.execution.is_none() => match e.code {
                 Code::EmergencyHalted if resumes => {}
                 Code::EmergencyHalted => c.done = true,

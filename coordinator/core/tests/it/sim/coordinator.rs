@@ -213,7 +213,9 @@ impl World {
         let swap = self.plan.bug != Bug::PutRecords;
         let (what, point) = match body {
             Body::Create(record) => (What::Record { record: record.clone(), expect: swap.then_some(0) }, "coordinator.create"),
-            Body::Replace(record, revision) => (What::Record { record: record.clone(), expect: swap.then_some(*revision) }, "coordinator.final"),
+            Body::Replace(record, revision) => {
+                (What::Record { record: record.clone(), expect: swap.then_some(*revision) }, "coordinator.final")
+            }
             Body::Note(event) => {
                 let what = What::Log {
                     class: Class::Note,

@@ -141,7 +141,11 @@ impl Plan {
     pub fn random(rng: &mut Rng) -> Self {
         let mut plan = Self { cancels: rng.chance(40), rivals: rng.chance(40), ..Self::calm() };
         for _ in 0..rng.range(0, 3) {
-            let fault = Fault { point: POINTS[rng.range(0, POINTS.len() as u64 - 1) as usize], nth: rng.range(1, 6) as u32, victim: *rng.pick(&VICTIMS) };
+            let fault = Fault {
+                point: POINTS[rng.range(0, POINTS.len() as u64 - 1) as usize],
+                nth: rng.range(1, 6) as u32,
+                victim: *rng.pick(&VICTIMS),
+            };
             plan.faults.push(fault);
         }
         for _ in 0..rng.range(1, 5) {

@@ -34,7 +34,10 @@ pub struct Conn {
 /// From a process to the server.
 #[derive(Clone, Debug)]
 pub enum Up {
-    Publish { n: u64, write: Rc<Write> },
+    Publish {
+        n: u64,
+        write: Rc<Write>,
+    },
     /// Reads inputs after a position, for ever.
     SubInputs(u64),
     /// Reads records after a position, until caught up.
@@ -43,16 +46,46 @@ pub enum Up {
     SubSubmits,
     ReadCheckpoint,
     Ping,
-    Submit { from: Pid, request: u64, submit: Box<Submit> },
-    Cancel { from: Pid, request: u64, cancel: Cancel },
-    Reply { to: Pid, request: u64, reply: Reply, point: &'static str },
-    Notify { subject: String, outcome: Box<Outcome> },
+    Submit {
+        from: Pid,
+        request: u64,
+        submit: Box<Submit>,
+    },
+    Cancel {
+        from: Pid,
+        request: u64,
+        cancel: Cancel,
+    },
+    Reply {
+        to: Pid,
+        request: u64,
+        reply: Reply,
+        point: &'static str,
+    },
+    Notify {
+        subject: String,
+        outcome: Box<Outcome>,
+    },
     Stop(Command),
-    ReadRecord { token: u64, id: String, point: &'static str },
-    ReadLog { token: u64, id: String, commands: bool },
+    ReadRecord {
+        token: u64,
+        id: String,
+        point: &'static str,
+    },
+    ReadLog {
+        token: u64,
+        id: String,
+        commands: bool,
+    },
     Pull(u64),
-    Ack { seq: u64, deliveries: u64 },
-    Progress { seq: u64, deliveries: u64 },
+    Ack {
+        seq: u64,
+        deliveries: u64,
+    },
+    Progress {
+        seq: u64,
+        deliveries: u64,
+    },
 }
 
 impl Up {
@@ -72,20 +105,54 @@ impl Up {
 /// From the server to a process.
 #[derive(Clone, Debug)]
 pub enum Down {
-    PubAck { n: u64, answer: PubAck },
-    Input { seq: u64, message: Box<LogMessage> },
-    Swept { id: String, revision: u64, terminal: bool },
+    PubAck {
+        n: u64,
+        answer: PubAck,
+    },
+    Input {
+        seq: u64,
+        message: Box<LogMessage>,
+    },
+    Swept {
+        id: String,
+        revision: u64,
+        terminal: bool,
+    },
     CaughtUp,
     Flag(Flag),
-    Checkpoint { revision: u64, value: Checkpoint },
+    Checkpoint {
+        revision: u64,
+        value: Checkpoint,
+    },
     Pong(bool),
-    Submit { from: Pid, request: u64, submit: Box<Submit> },
-    Cancel { from: Pid, request: u64, cancel: Cancel },
+    Submit {
+        from: Pid,
+        request: u64,
+        submit: Box<Submit>,
+    },
+    Cancel {
+        from: Pid,
+        request: u64,
+        cancel: Cancel,
+    },
     /// `None`: nobody listens.
-    Reply { request: u64, reply: Option<Reply> },
+    Reply {
+        request: u64,
+        reply: Option<Reply>,
+    },
     Notify(Box<Outcome>),
     Stop(Command),
-    Record { token: u64, record: Option<(u64, Box<Record>)> },
-    Log { token: u64, entries: Vec<(u64, LogMessage)> },
-    Task { seq: u64, deliveries: u64, task: Rc<Task> },
+    Record {
+        token: u64,
+        record: Option<(u64, Box<Record>)>,
+    },
+    Log {
+        token: u64,
+        entries: Vec<(u64, LogMessage)>,
+    },
+    Task {
+        seq: u64,
+        deliveries: u64,
+        task: Rc<Task>,
+    },
 }

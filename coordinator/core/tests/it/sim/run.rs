@@ -110,7 +110,8 @@ impl World {
 
     fn is_quiet(&self) -> bool {
         let idle = |c: &Option<Box<super::coordinator::Coordinator>>| c.as_ref().is_none_or(|c| c.is_idle());
-        let at_work = |w: &Option<Box<super::worker::Worker>>| w.as_ref().is_none_or(|w| !w.walks.is_empty() || !w.outbox.pending.is_empty());
+        let at_work =
+            |w: &Option<Box<super::worker::Worker>>| w.as_ref().is_none_or(|w| !w.walks.is_empty() || !w.outbox.pending.is_empty());
         self.pending_blows == 0
             && self.server.up
             && self.server.tasks.is_empty()
@@ -141,7 +142,10 @@ impl World {
         }
         let new: Vec<_> = after.0.difference(&before.0).collect();
         let records: Vec<_> = after.1.iter().filter(|(id, r)| before.1.get(*id) != Some(r)).map(|(id, r)| (id, r.0, r.1.status)).collect();
-        vec![format!("a restart from the checkpoint changed something: log {new:?}, records {records:?}, fills {} to {}", before.2, after.2)]
+        vec![format!(
+            "a restart from the checkpoint changed something: log {new:?}, records {records:?}, fills {} to {}",
+            before.2, after.2
+        )]
     }
 
     fn happen(&mut self, ev: Ev) {

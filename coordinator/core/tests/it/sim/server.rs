@@ -129,7 +129,13 @@ impl Server {
                     return (PubAck::Stored(*seq), None);
                 }
                 let entry_id = id.clone().unwrap_or_default();
-                self.log.push(LogEntry { class: *class, execution: execution.clone(), id: entry_id, message: (**message).clone(), at: now });
+                self.log.push(LogEntry {
+                    class: *class,
+                    execution: execution.clone(),
+                    id: entry_id,
+                    message: (**message).clone(),
+                    at: now,
+                });
                 let seq = self.log.len() as u64;
                 if let Some(id) = id {
                     self.log_ids.insert(id.clone(), (seq, now));

@@ -48,7 +48,19 @@ pub struct Walk {
 
 impl Walk {
     pub fn new(run: TaskRun, seq: u64, deliveries: u64, since: Time) -> Self {
-        Self { run, seq, deliveries, since, pending: BTreeSet::new(), then: Then::Nothing, node: 0, attempt: 0, ordered: None, history: Vec::new(), reads: 0 }
+        Self {
+            run,
+            seq,
+            deliveries,
+            since,
+            pending: BTreeSet::new(),
+            then: Then::Nothing,
+            node: 0,
+            attempt: 0,
+            ordered: None,
+            history: Vec::new(),
+            reads: 0,
+        }
     }
 }
 
@@ -133,7 +145,8 @@ impl World {
         let task = walk.run.task();
         let node = &task.nodes[walk.node];
         let execution = task.correlation.execution_id.clone();
-        let failed = |error_type: &str, retryable| NodeOutcome::Failed { error_type: error_type.into(), message: "scripted".into(), retryable };
+        let failed =
+            |error_type: &str, retryable| NodeOutcome::Failed { error_type: error_type.into(), message: "scripted".into(), retryable };
         let key = format!("{execution}/{}", node.id);
         let outcome = match node.kind.as_str() {
             "fail" => failed("Scripted", false),

@@ -55,7 +55,13 @@ pub fn plans() -> &'static [Arc<Plan>] {
     PLANS.get_or_init(|| {
         let all = [
             vec![node("price", "give", &[]), node("gate", "flaky", &["price"]), node("order", "order", &["price", "gate"])],
-            vec![node("a", "give", &[]), node("b", "order", &["a"]), node("c", "flaky", &["a"]), node("d", "give", &["b", "c"]), node("e", "order", &["d"])],
+            vec![
+                node("a", "give", &[]),
+                node("b", "order", &["a"]),
+                node("c", "flaky", &["a"]),
+                node("d", "give", &["b", "c"]),
+                node("e", "order", &["d"]),
+            ],
             vec![node("x", "order", &[]), node("y", "give", &[]), node("z", "flaky", &[])],
             vec![node("bad", "fail", &[]), node("p", "order", &[]), node("q", "give", &["p"]), node("r", "order", &["bad"])],
             vec![node("only", "order", &[])],

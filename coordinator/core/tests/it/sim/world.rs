@@ -30,13 +30,28 @@ pub enum Ev {
     Connect(Pid, u64),
     ServerUp,
     /// A task was not acknowledged in time.
-    AckWait { seq: u64, deliveries: u64 },
+    AckWait {
+        seq: u64,
+        deliveries: u64,
+    },
     Dispatch,
     /// The server notices that a worker is gone.
     Gone(ConnId),
     /// An order reaches the market.
-    Order { pid: Pid, life: u64, walk: u64, key: String, execution: String, token: u64 },
-    Filled { pid: Pid, life: u64, walk: u64, stale: bool },
+    Order {
+        pid: Pid,
+        life: u64,
+        walk: u64,
+        key: String,
+        execution: String,
+        token: u64,
+    },
+    Filled {
+        pid: Pid,
+        life: u64,
+        walk: u64,
+        stale: bool,
+    },
     SetFlag(bool),
     Blow(Blow),
 }

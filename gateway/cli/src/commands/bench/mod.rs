@@ -16,7 +16,9 @@ use crate::{commands::dev::folder::Folder, output, system::System};
 
 /// Measure this machine: workflows per second and latency, with everything read back
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Client, coordinator, worker and nats-server run in processes of their own on a temporary folder.\nFigures depend on the machine and its load: compare only what ran in turn.")]
+#[command(
+    after_help = "Client, coordinator, worker and nats-server run in processes of their own on a temporary folder.\nFigures depend on the machine and its load: compare only what ran in turn."
+)]
 pub struct Args {
     /// Workflows to run at --concurrency
     #[arg(long, value_name = "N", default_value_t = 5000)]

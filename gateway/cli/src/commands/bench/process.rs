@@ -29,10 +29,7 @@ impl Meter {
 
     /// Reads all of them.
     pub fn read(&self) -> Vec<Usage> {
-        self.processes
-            .iter()
-            .map(|(name, pid)| Usage { name: name.clone(), rss_mb: rss_mb(*pid), cpu_s: cpu_s(*pid) })
-            .collect()
+        self.processes.iter().map(|(name, pid)| Usage { name: name.clone(), rss_mb: rss_mb(*pid), cpu_s: cpu_s(*pid) }).collect()
     }
 }
 
@@ -52,9 +49,9 @@ fn cpu_s(pid: u32) -> f64 {
 
 /// Memory now and CPU between two readings.
 pub fn used(before: &[Usage], after: &[Usage]) -> Value {
-    let each = before.iter().zip(after).map(|(b, a)| {
-        json!({ "name": a.name, "rss_mb": super::report::round(a.rss_mb), "cpu_s": super::report::round(a.cpu_s - b.cpu_s) })
-    });
+    let each = before.iter().zip(after).map(
+        |(b, a)| json!({ "name": a.name, "rss_mb": super::report::round(a.rss_mb), "cpu_s": super::report::round(a.cpu_s - b.cpu_s) }),
+    );
     Value::Array(each.collect())
 }
 

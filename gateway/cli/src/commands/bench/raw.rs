@@ -21,7 +21,8 @@ pub async fn measure(client: &Client) -> anyhow::Result<Value> {
     let link = client.link();
     let stream = format!("{}_bench_raw", link.names.namespace());
     let subject = format!("{}.bench_raw", link.names.namespace());
-    let config = json!({ "name": stream, "subjects": [format!("{subject}.>")], "storage": "file", "num_replicas": 1, "max_bytes": 1 << 30 });
+    let config =
+        json!({ "name": stream, "subjects": [format!("{subject}.>")], "storage": "file", "num_replicas": 1, "max_bytes": 1 << 30 });
     js::api::<Value>(link, &format!("STREAM.CREATE.{stream}"), &config).await?;
     let publish = publish(link, &subject).await?;
     let request = request(link, &subject).await?;

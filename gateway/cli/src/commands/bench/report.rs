@@ -39,7 +39,12 @@ pub fn print(r: &Value) {
         format!("p50 {}  p90 {}  p99 {}", v["p50"], v["p90"], v["p99"])
     };
     output::line(format!("shape                 {} ({} workflows, {} at once)", text(&r["shape"]), r["workflows"], r["concurrency"]));
-    output::line(format!("durability            sync {}, {} replica, {} storage", text(&r["durability"]["sync"]), r["durability"]["replicas"], text(&r["durability"]["storage"])));
+    output::line(format!(
+        "durability            sync {}, {} replica, {} storage",
+        text(&r["durability"]["sync"]),
+        r["durability"]["replicas"],
+        text(&r["durability"]["storage"])
+    ));
     output::line(format!("workflows per second  {}", r["workflows_per_s"]));
     output::line(format!("latency, loaded   ms  {}", q("loaded_latency_ms")));
     output::line(format!("one at a time     ms  {}", q("latency_ms")));
@@ -51,7 +56,10 @@ pub fn print(r: &Value) {
     }
     if r["raw"].is_object() {
         let raw = &r["raw"];
-        output::line(format!("bare nats-server      {} publishes/s, request {} ms, hop {} ms", raw["async_publish_per_s"], raw["request_ms_p50"], raw["hop_ms_p50"]));
+        output::line(format!(
+            "bare nats-server      {} publishes/s, request {} ms, hop {} ms",
+            raw["async_publish_per_s"], raw["request_ms_p50"], raw["hop_ms_p50"]
+        ));
     }
     match r["errors"].as_array() {
         Some(errors) if !errors.is_empty() => errors.iter().for_each(|e| output::line(format!("ERROR {}", text(e)))),

@@ -3,12 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
-use haltline_common::types::{
-    control::Level,
-    error::Code,
-    event::EventType,
-    record::Status,
-};
+use haltline_common::types::{control::Level, error::Code, event::EventType, record::Status};
 
 use super::{stage::Stage, workflows};
 
@@ -22,7 +17,13 @@ pub async fn basic(stage: &mut Stage) -> anyhow::Result<String> {
     let events = stage.events(&outcome.execution_id).await?;
     let kinds: Vec<&str> = events.iter().map(|e| e.kind.as_str()).collect();
     let want = [
-        "execution_started", "node_started", "node_completed", "node_started", "node_completed", "node_started", "node_completed",
+        "execution_started",
+        "node_started",
+        "node_completed",
+        "node_started",
+        "node_completed",
+        "node_started",
+        "node_completed",
         "execution_completed",
     ];
     ensure!(kinds == want, "the events are {kinds:?}");

@@ -142,7 +142,12 @@ impl Stage {
     pub async fn events(&self, execution_id: &str) -> anyhow::Result<Vec<Event>> {
         let events: Vec<Event> = self.client.events(execution_id).await?.into_iter().map(|(_, e)| e).collect();
         let last = events.last().with_context(|| format!("{execution_id} has no events"))?;
-        ensure!(last.event_count == Some(events.len() as u32), "{execution_id} has {} events, its last says {:?}", events.len(), last.event_count);
+        ensure!(
+            last.event_count == Some(events.len() as u32),
+            "{execution_id} has {} events, its last says {:?}",
+            events.len(),
+            last.event_count
+        );
         Ok(events)
     }
 

@@ -16,7 +16,9 @@ use crate::settings::set;
 
 /// Run everything on this machine: nats-server, coordinator, worker and gateway
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Fetches nats-server once if it is not installed. With --nats (or HALTLINE_NATS_URL) that server is used instead of one of its own. Ctrl-C drains and ends everything, a second one exits at once.")]
+#[command(
+    after_help = "Fetches nats-server once if it is not installed. With --nats (or HALTLINE_NATS_URL) that server is used instead of one of its own. Ctrl-C drains and ends everything, a second one exits at once."
+)]
 pub struct Args {
     /// Folder that keeps workflows and executions [default: a temporary one, removed at exit]
     #[arg(long, value_name = "DIR", conflicts_with = "nats")]
@@ -76,8 +78,7 @@ pub async fn run(args: Args, mut context: Context) -> anyhow::Result<u8> {
 async fn start_nats(args: Args) -> anyhow::Result<(Managed, Folder)> {
     let folder = Folder::open(args.data_dir)?;
     let binary = tokio::task::spawn_blocking(|| find_or_fetch(|line| eprintln!("{line}"))).await??;
-    let options =
-        Options { port: args.nats_port, sync_interval: args.sync, name: "haltline-dev".into(), ..Options::new(folder.path()) };
+    let options = Options { port: args.nats_port, sync_interval: args.sync, name: "haltline-dev".into(), ..Options::new(folder.path()) };
     Ok((Managed::start(&binary, options).await?, folder))
 }
 

@@ -19,7 +19,9 @@ pub fn server(link: &Link, url: &str) -> Vec<Finding> {
     let info = link.client.server_info();
     let (a, b, c) = SERVER_MIN;
     let mut findings = vec![match parse_version(&info.version) {
-        Some(v) if v >= SERVER_MIN => Finding::new(Level::Ok, "nats-server", format!("{} at {url}, named {}", info.version, info.server_name)),
+        Some(v) if v >= SERVER_MIN => {
+            Finding::new(Level::Ok, "nats-server", format!("{} at {url}, named {}", info.version, info.server_name))
+        }
         _ => Finding::new(Level::Fail, "nats-server", format!("{} is too old: Haltline needs {a}.{b}.{c} or newer", info.version)),
     }];
     if info.max_payload < PAYLOAD_MIN {
@@ -54,9 +56,11 @@ pub async fn jetstream(link: &Link, findings: &mut Vec<Finding>) -> bool {
     };
     let used = format!("{} stored, {} reserved by streams", output::bytes(account.storage), output::bytes(account.reserved_storage));
     findings.push(match u64::try_from(account.limits.max_storage) {
-        Ok(max) if account.storage * 10 > max * 9 => {
-            Finding::new(Level::Warn, "jetstream", format!("{used}: more than 90% of the account's {}; writes stop when it is full", output::bytes(max)))
-        }
+        Ok(max) if account.storage * 10 > max * 9 => Finding::new(
+            Level::Warn,
+            "jetstream",
+            format!("{used}: more than 90% of the account's {}; writes stop when it is full", output::bytes(max)),
+        ),
         Ok(max) => Finding::new(Level::Ok, "jetstream", format!("{used}, of the account's {}", output::bytes(max))),
         // Negative: no limit of the account; the disk and max_file_store limit then.
         Err(_) => Finding::new(Level::Ok, "jetstream", format!("{used}; no limit for this account")),

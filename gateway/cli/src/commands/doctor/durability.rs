@@ -85,10 +85,9 @@ fn words(copies: u64, sync: &Sync) -> (Level, String) {
             return (Level::Ok, format!("{}, synced before each acknowledgement: {kept}", copies_in_words(copies)));
         }
         Sync::Every(interval) => (format!("synced to disk every {interval}"), interval.clone()),
-        Sync::Unknown(why) => (
-            format!("when it is synced to disk is unknown ({why}; the default is every {DEFAULT_SYNC})"),
-            "that interval".to_owned(),
-        ),
+        Sync::Unknown(why) => {
+            (format!("when it is synced to disk is unknown ({why}; the default is every {DEFAULT_SYNC})"), "that interval".to_owned())
+        }
     };
     if copies > 1 {
         let kept = "losing one machine loses nothing; losing power on most of them at once may lose the last writes";
