@@ -2,12 +2,8 @@
 //!
 //! `cargo run -p haltline-worker --example add_node`, next to a running `haltline dev`.
 
-use haltline_common::{
-    Link,
-    config::Settings,
-    shutdown,
-    types::catalog::{Effect, NodeType},
-};
+use haltline_common::types::catalog::{Effect, NodeType};
+use haltline_common::{Link, config::Settings, shutdown};
 use haltline_worker::{Context, Node, NodeError, Outputs, Registry};
 
 struct Spread;

@@ -1,0 +1,204 @@
+// ws and fetch (Node): REST and the event protocol as a dashboard's server would use them.
+
+import WebSocket from "ws";
+import { chain, check, complete, end, env, equal, halt_by_nats, http, put, run, truth } from "./common.mjs";
+
+class Socket {
+  constructor(options = {}) {
+    this.queue = [];
+    this.waiting = null;
+    this.closed = new Promise((done) => (this.close_seen = done));
+    this.ws = new WebSocket(env.HALTLINE_WS, ["haltline.v1.json"], options);
+    this.ws.on("message", (data) => this.put(JSON.parse(data)));
+    this.ws.on("close", (code, reason) => this.close_seen({ code, reason: String(reason) }));
+    this.opened = new Promise((done, broken) => {
+      this.ws.on("open", done);
+      this.ws.on("error", broken);
+    });
+  }
+  put(frame) {
+    this.queue.push(frame);
+    this.waiting?.();
+  }
+  send(frame) {
+    this.ws.send(JSON.stringify(frame));
+  }
+  async any() {
+    const over = Date.now() + 15000;
+    while (!this.queue.length) {
+      if (Date.now() > over) throw new Error("no frame within 15 s");
+      await new Promise((done) => {
+        const timer = setTimeout(done, 200);
+        this.waiting = () => { clearTimeout(timer); done(); };
+      });
+    }
+    return this.queue.shift();
+  }
+  // The next frame of that kind; others are passed over.
+  async next(kind, test = () => true) {
+    for (;;) {
+      const frame = await this.any();
+      if (frame.t === kind && test(frame)) return frame;
+    }
+  }
+  async events(n) {
+    const found = [];
+    while (found.length < n) found.push(await this.next("ev"));
+    return found;
+  }
+  close() {
+    this.ws.close();
+    return this.closed;
+  }
+}
+
+async function greeted() {
+  const socket = new Socket();
+  await socket.opened;
+  socket.send({ t: "hello", v: 1, client: { name: "node" } });
+  return [socket, await socket.next("welcome")];
+}
+
+async function subscribed(filter, from, id = "s") {
+  const [socket] = await greeted();
+  socket.send({ t: "sub", rid: 1, id, filter, from });
+  const subd = await socket.next("subd");
+  equal(subd.rid, 1, "rid");
+  return socket;
+}
+
+const counters = (frames, id = "s") => frames.map((f) => f.s[id]);
+let id;
+
+await check("REST: stores, runs and reads", async () => {
+  const first = await http("PUT", "/v1/workflows/node", chain("node"));
+  equal([first.status, first.body.new], [201, true], "a new version");
+  equal((await http("PUT", "/v1/workflows/node", chain("node"))).status, 200, "the same again");
+  id = await run("node");
+  const record = (await http("GET", `/v1/executions/${id}`)).body;
+  equal([record.status, record.nodes_completed, "key" in record], ["completed", 3, false], "record");
+  const events = (await http("GET", `/v1/executions/${id}/events`)).body;
+  complete(events.events);
+  const listed = (await http("GET", "/v1/executions?workflow_id=node")).body.executions.map((e) => e.execution_id);
+  truth(listed.includes(id), `the list has ${listed}`);
+});
+
+await check("REST: the same Idempotency-Key gives the same execution", async () => {
+  const submit = async () => {
+    const response = await fetch(`${env.HALTLINE_GATEWAY}/v1/executions`, {
+      method: "POST", body: '{"workflow_id":"node"}', headers: { "content-type": "application/json", "idempotency-key": "k-1" },
+    });
+    return [response.status, await response.json(), response.headers.get("location")];
+  };
+  const [[status, a, location], [, b]] = [await submit(), await submit()];
+  equal(status, 202, "status");
+  equal([b.execution_id, b.repeated], [a.execution_id, true], "the repeat");
+  equal(location, `/v1/executions/${a.execution_id}`, "Location");
+});
+
+await check("REST: errors are problem+json with a code and a field", async () => {
+  const bad = await http("PUT", "/v1/workflows/bad", { id: "bad", version: "1", nodes: [{ id: "a", type: "nothing" }] });
+  equal([bad.status, bad.body.code, bad.body.field], [422, "Invalid", "nodes[0].type"], "an unknown type");
+  equal(bad.headers.get("content-type"), "application/problem+json", "content type");
+  const none = await http("GET", "/v1/executions/exec_none_00000000");
+  equal([none.status, none.body.code], [404, "UnknownExecution"], "an unknown execution");
+});
+
+await check("hello and welcome", async () => {
+  const [socket, welcome] = await greeted();
+  equal([socket.ws.protocol, welcome.v, welcome.halt.state], ["haltline.v1.json", 1, "normal"], "welcome");
+  truth(Number(welcome.head) > 0, "head");
+  await socket.close();
+});
+
+await check("a page of another origin is refused", async () => {
+  const socket = new Socket({ origin: "https://elsewhere.example" });
+  const why = await socket.opened.then(() => "it was let in", (e) => e.message);
+  truth(why.includes("403"), why);
+});
+
+await check("sub from a sequence with a filter: all events of a run, counters without holes", async () => {
+  const socket = await subscribed({ execution: [id] }, { seq: 1 });
+  const frames = await socket.events(8);
+  complete(frames.map((f) => f.d));
+  equal(counters(frames), [1, 2, 3, 4, 5, 6, 7, 8], "counters");
+  await socket.next("live");
+  await socket.close();
+});
+
+await check("sub with the last N", async () => {
+  const socket = await subscribed({ execution: [id], type: ["node_*"] }, { last: 2 });
+  const frames = await socket.events(2);
+  equal(frames.map((f) => [f.d.type, f.d.node_id]), [["node_started", "n3"], ["node_completed", "n3"]], "events");
+  await socket.close();
+});
+
+await check("sub live: a run's events as they happen, and nobody else's", async () => {
+  await put(chain("other"));
+  const socket = await subscribed({ workflow: ["node"] }, { live: true });
+  await socket.next("live");
+  const [, now] = await Promise.all([run("other"), run("node")]);
+  const frames = await socket.events(8);
+  equal([...new Set(frames.map((f) => f.d.execution_id))], [now], "executions");
+  complete(frames.map((f) => f.d));
+  equal(counters(frames), [1, 2, 3, 4, 5, 6, 7, 8], "counters");
+  await socket.close();
+});
+
+await check("resume behind a cursor: nothing twice, nothing missing", async () => {
+  const first = await subscribed({ execution: [id] }, { seq: 1 });
+  const before = await first.events(3);
+  await first.close();
+  const second = await subscribed({ execution: [id] }, { cursor: before.at(-1).c });
+  const after = await second.events(5);
+  complete([...before, ...after].map((f) => f.d));
+  equal(counters(after), [1, 2, 3, 4, 5], "counters of the new subscription");
+  await second.next("live");
+  await second.close();
+  const third = await subscribed({ execution: [id] }, { seq: Number(before.at(-1).c) + 1 });
+  equal((await third.events(5)).map((f) => f.c), after.map((f) => f.c), "the same by sequence");
+  await third.close();
+});
+
+await check("an event for two subscriptions is sent once, with a counter for each", async () => {
+  const socket = await subscribed({ workflow: ["node"] }, { live: true }, "a");
+  socket.send({ t: "sub", rid: 2, id: "b", filter: { type: ["node_completed"], bot: ["bot-node"] }, from: { live: true } });
+  await socket.next("live", (f) => f.id === "b");
+  await run("node");
+  const frames = await socket.events(8);
+  equal(counters(frames, "a"), [1, 2, 3, 4, 5, 6, 7, 8], "counters of a");
+  equal(counters(frames, "b").filter(Boolean), [1, 2, 3], "counters of b");
+  await socket.close();
+});
+
+await check("a place beyond the log is told as a gap", async () => {
+  const socket = await subscribed({}, { cursor: "999999999" });
+  equal((await socket.next("gap")).reason, "epoch", "reason");
+  await socket.close();
+});
+
+await check("a halt from the nats CLI arrives; REST refuses with 423; then it is over", async () => {
+  const [socket, welcome] = await greeted();
+  halt_by_nats();
+  let halted;
+  try {
+    halted = await socket.next("halt", (f) => f.rev > welcome.halt.rev);
+    equal([halted.state, halted.sure], ["halt", true], "frame");
+    const refused = await http("POST", "/v1/executions", { workflow_id: "node" });
+    equal([refused.status, refused.body.code, refused.body.revision], [423, "EmergencyHalted", halted.rev], "a submission");
+  } finally {
+    const answer = await http("PUT", "/v1/control/global", { state: "normal", reason: "over", by: "node" });
+    equal([answer.status, answer.body.state], [200, "normal"], "resume");
+  }
+  equal((await socket.next("halt", (f) => f.rev > halted.rev)).state, "normal", "frame");
+  await run("node");
+  await socket.close();
+});
+
+await check("what is no frame ends the connection for good", async () => {
+  const [socket] = await greeted();
+  socket.ws.send("not JSON");
+  equal((await socket.closed).code, 4509, "close code");
+});
+
+end();
