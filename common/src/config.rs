@@ -184,9 +184,11 @@ impl Settings {
         Ok(names)
     }
 
-    /// As TOML, for `--dump-config`.
+    /// As TOML, for `--dump-config`; passwords in addresses are left out.
     pub fn to_toml(&self) -> String {
-        toml::to_string_pretty(self).unwrap_or_else(|e| format!("# {e}"))
+        let mut shown = self.clone();
+        shown.nats.url = crate::link::redact(&self.nats.url);
+        toml::to_string_pretty(&shown).unwrap_or_else(|e| format!("# {e}"))
     }
 }
 

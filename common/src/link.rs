@@ -69,8 +69,14 @@ impl Link {
                     }
                 }
             });
-        let addresses: Vec<&str> = url.split(',').map(str::trim).collect();
-        let client = options.connect(addresses).await.map_err(|source| ConnectError { url: url.to_owned(), source })?;
+        let (addresses, login) = split_login(url);
+        let options = match login {
+            Some((user, Some(password))) => options.user_and_password(user, password),
+            // A user without a password is a token, as in the nats CLI.
+            Some((token, None)) => options.token(token),
+            None => options,
+        };
+        let client = options.connect(addresses).await.map_err(|source| ConnectError { url: redact(url), source })?;
         let js = jetstream::new(client.clone());
         Ok(Self { client, js, names })
     }
@@ -79,5 +85,58 @@ impl Link {
     /// where the connection is made, so it has changed before anything is sent on the new one.
     pub fn reconnects(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Acquire)
+    }
+}
+
+/// Addresses without their logins, and the first login: all servers of a cluster share it.
+fn split_login(url: &str) -> (Vec<String>, Option<(String, Option<String>)>) {
+    let mut login = None;
+    let addresses = url.split(',').map(str::trim).map(|address| {
+        let (scheme, rest) = address.split_once("://").unwrap_or(("nats", address));
+        let Some((user, host)) = rest.rsplit_once('@') else { return address.to_owned() };
+        let (user, password) = user.split_once(':').map_or((user, None), |(u, p)| (u, Some(decode(p))));
+        login.get_or_insert((decode(user), password));
+        format!("{scheme}://{host}")
+    });
+    (addresses.collect(), login)
+}
+
+/// Undoes percent-encoding, which a password with `@` or `/` needs in an address.
+fn decode(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(b) = bytes.next() {
+        let rest = bytes.clone();
+        let pair = (bytes.next(), bytes.next());
+        let hex = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16));
+        match (b, hex(pair.0), hex(pair.1)) {
+            (b'%', Some(high), Some(low)) => out.push((high * 16 + low) as u8),
+            _ => {
+                out.push(b);
+                bytes = rest;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// An address as it may be shown: without passwords and tokens.
+pub fn redact(url: &str) -> String {
+    split_login(url).0.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logins_are_taken_out_of_addresses() {
+        let (addresses, login) = split_login("nats://me:s%40cret@a:4222, nats://me:s%40cret@b:4222");
+        assert_eq!(addresses, ["nats://a:4222", "nats://b:4222"]);
+        assert_eq!(login, Some(("me".into(), Some("s@cret".into()))));
+        assert_eq!(split_login("127.0.0.1:4222"), (vec!["127.0.0.1:4222".into()], None));
+        assert_eq!(split_login("tls://t0ken@h"), (vec!["tls://h".into()], Some(("t0ken".into(), None))));
+        assert_eq!(decode("100%"), "100%");
+        assert!(!redact("nats://me:secret@a:4222").contains("secret"));
     }
 }

@@ -18,6 +18,9 @@ use crate::{flight::Flight, task};
 /// How long the server keeps a request open.
 const EXPIRES: Duration = Duration::from_secs(20);
 
+/// How long handing back what was not started may take.
+const HAND_BACK: Duration = Duration::from_secs(1);
+
 /// Pulls until `flight.draining`.
 pub async fn pull(flight: Arc<Flight>, kind: String, slots: usize, tracker: TaskTracker) {
     loop {
@@ -90,12 +93,16 @@ impl Puller {
             }
         }
         // What was sent to us in the meantime goes back at once.
-        let _ = sub.unsubscribe().await;
-        while let Some(message) = sub.next().await {
-            if let Some(reply) = message.reply.filter(|_| message.status.is_none()) {
-                let _ = self.flight.link.client.publish(reply, "-NAK".into()).await;
+        let hand_back = async {
+            let _ = sub.unsubscribe().await;
+            while let Some(message) = sub.next().await {
+                if let Some(reply) = message.reply.filter(|_| message.status.is_none()) {
+                    let _ = self.flight.link.client.publish(reply, "-NAK".into()).await;
+                }
             }
-        }
+        };
+        // Without a connection nobody ends the subscription.
+        let _ = tokio::time::timeout(HAND_BACK, hand_back).await;
     }
 
     /// Asks for what fits, in few requests: only once a quarter of the slots is free.

@@ -29,6 +29,9 @@ use crate::{flight::Flight, presence, puller, registry::Registry};
 /// How often signs of progress are sent: three fit into the time after which a task is given away.
 const PROGRESS_EVERY: Duration = Duration::from_millis(900);
 
+/// How long the last words to the server may take.
+const FLUSH: Duration = Duration::from_secs(2);
+
 /// Runs a worker until `stop`, then drains: unstarted work goes back at once, running nodes may go on
 /// for the configured time.
 ///
@@ -77,7 +80,7 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
                 flight.abandon.cancel();
             }
             _ = progress.tick() => flight.report_progress().await,
-            _ = renew.tick() => presence::write(&flight, &slots, started_at).await,
+            _ = renew.tick(), if give_up.is_none() => presence::write(&flight, &slots, started_at).await,
             Some(message) = cancels.next() => match serde_json::from_slice::<Command>(&message.payload) {
                 Ok(command) if command.kind == CommandType::Cancel => flight.hear_cancel(command),
                 Ok(_) => {}
@@ -86,7 +89,7 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
         }
     }
     presence::remove(&flight).await;
-    let _ = link.client.flush().await;
+    let _ = tokio::time::timeout(FLUSH, link.client.flush()).await;
     tracing::info!(worker_id, "drained");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The `haltline` command as a library, so that another package's binary can be it too.
 //!
-//! One file per subcommand under [`commands`]; everything else here is what they share.
+//! One file per subcommand under `commands`; everything else here is what they share.
 
 mod args;
 mod commands;

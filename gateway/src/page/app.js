@@ -41,6 +41,8 @@ function lost(code, reason) {
   $("lost").textContent = `UNKNOWN: the gateway is out of reach${reason ? ` (${reason})` : ""}. What is shown below is old.`;
   $("lost").hidden = false;
   document.body.classList.add("lost");
+  // What was stored then is no word about now.
+  $("control-note").textContent = "";
   showFlag({ state: "unknown" });
   if (code >= 4500) { $("lost").textContent += " Reload the page."; return; }
   const delay = Math.min(15000, 500 * 2 ** Math.min(tries++, 5)) * (0.5 + Math.random());
@@ -173,8 +175,8 @@ function draw() {
     first.append(open);
     const done = Math.max(r.done ?? 0, ENDED.has(r.status) ? (r.nodes_completed ?? 0) : 0);
     const started = r.started_at ? new Date(r.started_at).toLocaleTimeString() : "";
-    tr.append(first, cell(r.workflow_id), cell(r.bot_id), cell(r.status, tone(r.status)),
-      cell(`${done}/${r.node_count ?? "?"}`), cell(started), cell(r.duration_ms?.toFixed(1)));
+    tr.append(first, cell(r.status, tone(r.status)), cell(`${done}/${r.node_count ?? "?"}`), cell(started),
+      cell(r.duration_ms?.toFixed(1)), cell(r.workflow_id), cell(r.bot_id));
     return tr;
   });
   $("runs").replaceChildren(...rows);
@@ -199,7 +201,8 @@ function drawDetail() {
 // Older events of an execution that was picked; live ones are applied as they come.
 async function select(id) {
   selected = id;
-  changed();
+  drawDetail();
+  $("detail").scrollIntoView({ block: "start" });
   let after = null;
   for (let page = 0; page < 10; page++) {
     const query = after === null ? "" : `?after=${after}`;
@@ -220,7 +223,7 @@ function showFlag(f) {
   $("control").dataset.state = unsure ? "unknown" : f.state;
   $("state").textContent = f.state.toUpperCase() + (unsure && f.state !== "unknown" ? " (not certain: the gateway lost its watch)" : "");
   $("who").textContent = f.state === "unknown" ? "" : `by ${f.by || "unknown"}${f.ts ? ` at ${new Date(f.ts).toLocaleString()}` : ""}, revision ${f.rev}`;
-  $("why").textContent = f.reason ?? "";
+  $("why").textContent = f.reason ? `Reason: ${f.reason}` : "";
   const halted = f.state === "halt" || f.state === "shutdown";
   $("resume-form").hidden = !halted;
   $("halt-form").hidden = halted;

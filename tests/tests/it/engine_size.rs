@@ -1,0 +1,110 @@
+//! Wide, long and large workflows, and those that are too large.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use haltline_client::{Code, Status};
+use haltline_common::types::limits::NODES_MAX;
+use haltline_tests::{Site, checks, shapes};
+use serde_json::{Value, json};
+
+use crate::COMMAND;
+
+#[tokio::test]
+async fn a_fan_of_three_hundred() -> anyhow::Result<()> {
+    let site = Site::start(COMMAND).await?;
+    let mut nodes = vec![json!({ "id": "root", "type": "static", "params": { "outputs": { "x": 1 } } })];
+    nodes
+        .extend((0..300).map(|n| json!({ "id": format!("n{n}"), "type": "static", "inputs": { "x": { "node": "root", "output": "x" } } })));
+    let names: Vec<String> = (0..300).map(|n| format!("n{n}")).collect();
+    nodes.push(json!({ "id": "join", "type": "static", "depends_on": names }));
+    let outcome = site.run(&shapes::workflow("fan", nodes.into())?, "k", json!({})).await?;
+    ensure!(outcome.status == Status::Completed && outcome.outputs.len() == 302, "{:?} {:?}", outcome.status, outcome.error);
+    let (_, events) = checks::ended(&site.client, "k").await?;
+    ensure!(events.len() == 2 + 2 * 302, "{} events", events.len());
+    site.done();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_chain_of_forty() -> anyhow::Result<()> {
+    let mut site = Site::start(COMMAND).await?;
+    // Segments end where a worker lacks the next type: these two share the chain.
+    site.process("worker-1")?.kill();
+    site.spawn("worker-static", &["worker", "--types", "static"], None)?;
+    site.spawn("worker-log", &["worker", "--types", "log"], None)?;
+    let node = |n: usize| {
+        let kind = if n % 10 == 9 { "log" } else { "static" };
+        let mut node = json!({ "id": format!("n{n}"), "type": kind, "params": { "message": "here" } });
+        if n > 0 {
+            node["depends_on"] = json!([format!("n{}", n - 1)]);
+        }
+        node
+    };
+    let outcome = site.run(&shapes::workflow("chain", (0..40).map(node).collect())?, "k", json!({})).await?;
+    ensure!(outcome.status == Status::Completed, "{outcome:?}");
+    let (_, events) = checks::ended(&site.client, "k").await?;
+    let started: Vec<String> = events.iter().filter(|e| e.kind.as_str() == "node_started").filter_map(|e| e.node_id.clone()).collect();
+    ensure!(started == (0..40).map(|n| format!("n{n}")).collect::<Vec<_>>(), "{started:?}");
+    ensure!(events.len() == 82, "{} events", events.len());
+    site.done();
+    Ok(())
+}
+
+#[tokio::test]
+async fn as_many_nodes_as_are_allowed_and_one_more() -> anyhow::Result<()> {
+    let site = Site::start(COMMAND).await?;
+    let nodes = |n: usize| -> Value { (0..n).map(|n| json!({ "id": format!("n{n}"), "type": "static" })).collect() };
+    let refused = site.client.put_workflow(&shapes::workflow("more", nodes(NODES_MAX + 1))?).await;
+    ensure!(refused.as_ref().is_err_and(|e| e.code == Code::Invalid && e.field.as_deref() == Some("nodes")), "{refused:?}");
+    let began = Instant::now();
+    let outcome = site.run(&shapes::workflow("many", nodes(NODES_MAX))?, "k", json!({})).await?;
+    ensure!(outcome.status == Status::Completed, "{:?} {:?}", outcome.status, outcome.error);
+    ensure!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    let (record, _) = checks::ended(&site.client, "k").await?;
+    ensure!(record.nodes_completed as usize == NODES_MAX, "{}", record.nodes_completed);
+    site.done();
+    Ok(())
+}
+
+#[tokio::test]
+async fn outputs_and_inputs_that_are_too_large_fail_closed() -> anyhow::Result<()> {
+    let site = Site::start(COMMAND).await?;
+    let text = |kb: usize| "x".repeat(kb * 1024);
+    let giver = |id: &str, kb: usize| json!({ "id": id, "type": "static", "params": { "outputs": { "x": text(kb) } } });
+    // One output above its limit is a failure of its node.
+    let outcome = site.run(&shapes::workflow("large", json!([giver("a", 201)]))?, "large", json!({})).await?;
+    ensure!(outcome.status == Status::Failed && outcome.error_type.as_deref() == Some("OutputTooLarge"), "{:?}", outcome.error);
+    // Results that do not fit one message are left out of the record, and said to be.
+    let four = (0..4).map(|n| giver(&format!("n{n}"), 150)).collect();
+    let outcome = site.run(&shapes::workflow("sum", four)?, "sum", json!({})).await?;
+    ensure!(
+        outcome.status == Status::Completed && outcome.outputs_omitted && outcome.outputs.is_empty(),
+        "{:?} {:?}",
+        outcome.status,
+        outcome.error
+    );
+    let (_, events) = checks::ended(&site.client, "sum").await?;
+    ensure!(events.iter().filter(|e| e.outputs.is_some()).count() == 4, "the outputs are not in the events");
+    // Inputs of one task above the limit: many nodes take the same large output.
+    let mut nodes = vec![giver("big", 190)];
+    nodes.push(json!({ "id": "copies", "type": "static",
+        "inputs": (0..6).map(|n| (format!("i{n}"), json!({ "node": "big", "output": "x" }))).collect::<serde_json::Map<_, _>>() }));
+    nodes.push(json!({ "id": "other", "type": "static", "depends_on": ["big"] }));
+    let outcome = site.run(&shapes::workflow("inputs", nodes.into())?, "inputs", json!({})).await?;
+    ensure!(
+        outcome.status == Status::Failed && outcome.error_type.as_deref() == Some("MissingInput"),
+        "{:?} {:?}",
+        outcome.status,
+        outcome.error
+    );
+    // An input of the execution above half a message is refused before anything is stored.
+    let one = shapes::workflow("one", json!([{ "id": "a", "type": "static" }]))?;
+    site.client.put_workflow(&one).await?;
+    for kb in [460, 1000] {
+        let refused = site.client.submit(shapes::submission(&one, "big", json!({ "x": text(kb) }))).await;
+        ensure!(refused.as_ref().is_err_and(|e| e.code == Code::TooLarge && e.field.as_deref() == Some("input")), "{kb}: {refused:?}");
+    }
+    site.done();
+    Ok(())
+}

@@ -1,0 +1,15 @@
+//! Tests of the whole: what users run, as processes, with everything that can go wrong for real.
+
+mod bad_input;
+mod crash;
+mod engine;
+mod engine_ids;
+mod engine_size;
+mod halt;
+mod halt_watch;
+mod tidy;
+mod topology;
+mod worker_life;
+
+/// The `haltline` command.
+const COMMAND: &str = env!("CARGO_BIN_EXE_haltline-under-test");
