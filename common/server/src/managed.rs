@@ -6,7 +6,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     process::ExitStatus,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{Bound, Launch, conf, ready, spawn_bound};
@@ -191,14 +191,22 @@ fn file(what: &'static str, path: &Path) -> impl Fn(io::Error) -> StartError + u
     move |source| StartError::File { what, path: path.clone(), source }
 }
 
+/// How long a lock on the folder that is about to go is waited for.
+const LOCKED_FOR: Duration = Duration::from_millis(300);
+
 /// Two servers on one folder would destroy each other's streams.
 fn lock(dir: &Path) -> Result<File, StartError> {
     let path = dir.join(".lock");
     let lock = File::options().create(true).append(true).open(&path).map_err(file("cannot open", &path))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StartError::Busy(dir.to_owned())),
-        Err(TryLockError::Error(e)) => Err(file("cannot lock", &path)(e)),
+    let until = Instant::now() + LOCKED_FOR;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            // A child that another thread is just starting holds what we have open, until it runs.
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::WouldBlock) => return Err(StartError::Busy(dir.to_owned())),
+            Err(TryLockError::Error(e)) => return Err(file("cannot lock", &path)(e)),
+        }
     }
 }
 

@@ -57,6 +57,8 @@ pub fn log_filter(settings: &Settings, global: &Global, command: &Command) -> St
         (true, _) => settings.log.filter.clone(),
         // The connection's events are told by us, in our words.
         (false, true) => format!("{},async_nats=warn", settings.log.filter),
+        // These end and restart servers on purpose.
+        (false, false) if matches!(command, Command::Demo(_) | Command::Bench(_)) => "error".into(),
         (false, false) => "warn,async_nats=error".into(),
     }
 }

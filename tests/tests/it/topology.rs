@@ -234,9 +234,9 @@ async fn a_demo_without_nats_server_says_why() -> anyhow::Result<()> {
     let folder = Folder::new()?;
     let caller = Caller::new(COMMAND.as_ref(), Vec::new(), folder.path());
     let env = [("HALTLINE_NATS_SERVER", "/nonexistent")];
-    for args in [&["demo"][..], &["dev", "--port", "0", "--nats-port", "0"]] {
+    for (args, code) in [(&["demo"][..], 1), (&["dev", "--port", "0", "--nats-port", "0"], 6)] {
         let told = caller.call_with(args, &env).await?;
-        ensure!(told.code == Some(6), "{args:?}: {told:?}");
+        ensure!(told.code == Some(code), "{args:?}: {told:?}");
         ensure!(told.err.contains("/nonexistent") && told.err.contains("HALTLINE_NATS_SERVER"), "{args:?} does not say why: {told:?}");
     }
     Ok(())

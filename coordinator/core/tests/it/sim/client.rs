@@ -130,9 +130,7 @@ impl World {
                 }
             }
             // A late answer to an earlier request: it must name the same execution.
-            Down::Reply { reply: Some(Reply::Ok(ok)), .. }
-                if !c.cancels && ok.execution_id != c.execution.clone().unwrap_or_default() =>
-            {
+            Down::Reply { reply: Some(Reply::Ok(ok)), .. } if !c.cancels && ok.execution_id != c.execution.clone().unwrap_or_default() => {
                 let text = format!("key {} became {} and {:?}", c.key, ok.execution_id, c.execution);
                 self.failures.push(text);
             }

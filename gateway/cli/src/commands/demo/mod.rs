@@ -24,12 +24,21 @@ struct Scene {
     detail: String,
 }
 
-/// Plays all scenes.
+/// Plays all scenes; 1 if one does not hold, or the system cannot be started.
 ///
 /// # Errors
-/// When the system cannot be started.
+/// None: what goes wrong is told as a scene that does not hold.
 pub async fn run(_: Args, context: Context) -> anyhow::Result<u8> {
-    let mut stage = Stage::set(&context).await?;
+    let mut stage = match Stage::set(&context).await {
+        Ok(stage) => stage,
+        Err(e) => {
+            eprintln!("error: the demo cannot start: {e:#}");
+            if context.json {
+                output::json(&json!({ "scenes": [], "ok": false, "error": format!("{e:#}") }));
+            }
+            return Ok(1);
+        }
+    };
     let mut played = Vec::new();
     play(&mut played, &context, "basic execution", scenes::basic(&mut stage).await);
     play(&mut played, &context, "emergency halt", scenes::halt(&mut stage).await);
