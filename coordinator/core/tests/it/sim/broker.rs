@@ -50,13 +50,6 @@ impl World {
                     self.push_input(seq);
                 }
                 self.after(0, Ev::Dispatch);
-                if let (super::server::What::Record { record, .. }, PubAck::Stored(revision)) = (&write.what, answer) {
-                    let readers: Vec<ConnId> = self.server.readers.iter().map(|s| s.conn).collect();
-                    for reader in readers {
-                        let (id, terminal) = (record.correlation.execution_id.clone(), record.status.is_terminal());
-                        self.deliver(reader, Down::Swept { id, revision, terminal });
-                    }
-                }
                 let lost = self.plan.ack_loss > 0 && self.rng.chance(self.plan.ack_loss);
                 if !lost || answer == PubAck::Conflict {
                     self.deliver(conn, Down::PubAck { n, answer });
@@ -80,8 +73,8 @@ impl World {
                 for (revision, id, terminal) in found {
                     self.deliver(conn, Down::Swept { id, revision, terminal });
                 }
-                self.deliver(conn, Down::CaughtUp);
-                self.server.readers.push(Sub { conn, pid });
+                let last_seq = self.server.record_seq;
+                self.deliver(conn, Down::CaughtUp(last_seq));
             }
             Up::SubFlag => {
                 self.server.flags.push(Sub { conn, pid });
@@ -231,7 +224,6 @@ impl World {
     pub fn gone(&mut self, conn: ConnId) {
         self.server.pulls.retain(|(s, _)| s.conn != conn);
         self.server.inputs.retain(|s| s.conn != conn);
-        self.server.readers.retain(|s| s.conn != conn);
         self.server.submits.retain(|s| s.conn != conn);
         self.server.flags.retain(|s| s.conn != conn);
     }

@@ -44,6 +44,8 @@ pub struct Coordinator {
     last_input: u64,
     last_swept: u64,
     pub swept: bool,
+    /// Where records by someone else begin, when it was last looked.
+    unread: Option<u64>,
     flag: Option<Flag>,
     tickets: BTreeMap<u64, (Pid, u64, String)>,
     next_ticket: u64,
@@ -59,7 +61,7 @@ pub struct Coordinator {
 impl Coordinator {
     /// Nothing left to do.
     pub fn is_idle(&self) -> bool {
-        self.engine.running() == 0 && self.outbox.pending.is_empty() && self.loads.is_empty() && self.swept
+        self.engine.running() == 0 && self.outbox.pending.is_empty() && self.loads.is_empty() && self.swept && self.unread.is_none()
     }
 }
 
@@ -106,7 +108,7 @@ impl World {
         self.send(pid, Up::SubSubmits);
         self.send(pid, Up::SubInputs(c.last_input));
         self.send(pid, Up::SubFlag);
-        if self.plan.bug != Bug::NoSweep && !(c.swept && self.plan.bug == Bug::SweepOnce) {
+        if !c.swept {
             self.send(pid, Up::Sweep(c.last_swept));
         }
         let ids: Vec<String> = c.loads.keys().cloned().collect();
@@ -140,11 +142,28 @@ impl World {
                 self.timer(pid, 40, Timer::Look);
             }
             Timer::Checkpoint if self.coordinators[pid].is_some() => {
-                self.coordinate(pid, |w, c| w.write_checkpoint(pid, c));
+                self.coordinate(pid, |w, c| {
+                    w.sweep_again(pid, c);
+                    w.write_checkpoint(pid, c)
+                });
                 self.timer(pid, 60, Timer::Checkpoint);
             }
             _ => {}
         }
+    }
+
+    /// Reads records that someone else wrote, once they were missing twice in a row.
+    fn sweep_again(&mut self, pid: Pid, c: &mut Coordinator) {
+        if matches!(self.plan.bug, Bug::NoSweep | Bug::SweepOnce) {
+            return;
+        }
+        let unread = c.engine.records_unread_from().filter(|_| c.swept);
+        if let Some(from) = unread.filter(|_| unread == c.unread) {
+            c.swept = false;
+            c.last_swept = from - 1;
+            self.send(pid, Up::Sweep(from - 1));
+        }
+        c.unread = unread;
     }
 
     fn write_checkpoint(&mut self, pid: Pid, c: &mut Coordinator) -> Result<(), Killed> {
@@ -268,6 +287,7 @@ impl World {
             last_input: value.log,
             last_swept: value.records,
             swept: self.plan.bug == Bug::NoSweep,
+            unread: None,
             flag: None,
             tickets: BTreeMap::new(),
             next_ticket: 0,
@@ -302,11 +322,14 @@ impl World {
                 c.last_input = seq;
                 c.engine.log_message(seq, *message);
             }
-            Down::Swept { id, revision, terminal } if !(c.swept && self.plan.bug == Bug::SweepOnce) => {
+            Down::Swept { id, revision, terminal } if !c.swept => {
                 c.last_swept = c.last_swept.max(revision);
                 c.engine.found_record(&id, revision, terminal);
             }
-            Down::CaughtUp => c.swept = true,
+            Down::CaughtUp(last_seq) => {
+                c.engine.read_records_up_to(last_seq);
+                c.swept = true;
+            }
             Down::Flag(flag) => {
                 c.flag = Some(flag);
                 c.engine.set_gate(gate(c.flag.as_ref(), true));

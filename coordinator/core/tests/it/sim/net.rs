@@ -118,7 +118,7 @@ pub enum Down {
         revision: u64,
         terminal: bool,
     },
-    CaughtUp,
+    CaughtUp(u64),
     Flag(Flag),
     Checkpoint {
         revision: u64,

@@ -83,12 +83,10 @@ pub struct Server {
     task_seq: u64,
     task_ids: HashMap<String, (u64, Time)>,
     pub records: BTreeMap<String, (u64, Record)>,
-    record_seq: u64,
+    pub record_seq: u64,
     pub checkpoint: (u64, Checkpoint),
     pub flag: Option<Flag>,
     pub inputs: Vec<Sub>,
-    /// Readers of records.
-    pub readers: Vec<Sub>,
     pub submits: Vec<Sub>,
     pub flags: Vec<Sub>,
     /// Credit of workers.
@@ -103,7 +101,6 @@ impl Server {
         self.up = false;
         self.epoch += 1;
         self.inputs.clear();
-        self.readers.clear();
         self.submits.clear();
         self.flags.clear();
         self.pulls.clear();
