@@ -9,7 +9,7 @@ use haltline_common::{
     Link, clock,
     config::CoordinatorSettings,
     control_watch::ControlWatch,
-    fault, kv, metrics,
+    fault, js, kv, metrics,
     outbox::{Outbox, Stored, Write, WriteError},
     tail::{self, Item, Start, Tail},
     types::{
@@ -40,6 +40,8 @@ const LOADS_MAX: usize = 64;
 const BATCH: usize = 256;
 /// How often the checkpoint is written while it moves.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// Checkpoints in a row for which records of someone else must be unread before they are read.
+const LOOKS: u32 = 4;
 /// How long a stopping coordinator waits for answers to its writes.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -62,6 +64,8 @@ enum Tag {
 enum Fetched {
     Plan(u64, Submit, Result<std::sync::Arc<Plan>, ApiError>),
     Cancel(u64, Cancel, Result<Option<Status>, ApiError>),
+    /// The last sequence of the records' stream.
+    RecordsReach(Option<u64>),
 }
 
 /// An active coordinator.
@@ -76,6 +80,7 @@ pub struct Active {
     /// Reads records until it has caught up.
     sweeping: Option<Tail>,
     unread: Option<u64>,
+    looks: u32,
     control: ControlWatch,
     flag: Option<Flag>,
     submits: Subscriber,
@@ -122,6 +127,7 @@ impl Active {
             pointers,
             sweeping: Some(records),
             unread: None,
+            looks: 0,
             control: ControlWatch::start(&link, "coordinator"),
             flag: None,
             submits,
@@ -342,6 +348,7 @@ impl Active {
                 let message = format!("there is no execution `{}`", c.execution_id);
                 self.refuse(ticket, ApiError::new(Code::UnknownExecution, message));
             }
+            Fetched::RecordsReach(seq) => self.engine.records_reach(seq.unwrap_or(0)),
             // Ended already: it stays as it is.
             Fetched::Cancel(ticket, c, Ok(Some(status))) if status.is_terminal() => {
                 self.engine.reply(ticket, Accepted { execution_id: c.execution_id, status, repeated: true });
@@ -409,12 +416,16 @@ impl Active {
     /// Reads records that someone else wrote: another coordinator that believed to be active, too.
     fn sweep_again(&mut self) {
         let unread = self.engine.records_unread_from().filter(|_| self.sweeping.is_none());
-        // Seen twice: what is merely in flight has been answered by then.
-        if let Some(from) = unread.filter(|_| unread == self.unread) {
+        self.looks = if unread.is_some() && unread == self.unread { self.looks + 1 } else { 0 };
+        // What is merely in flight has been answered by then, and what another one still runs, ended.
+        if let Some(from) = unread.filter(|_| self.looks >= LOOKS) {
+            self.looks = 0;
             tracing::warn!(from, "records by another coordinator: reading them");
             self.sweeping = Some(sweep_from(&self.link, from));
         }
         self.unread = unread;
+        let (link, stream) = (self.link.clone(), Names::bucket_stream(&self.link.names.executions_bucket()));
+        self.fetches.spawn(async move { Fetched::RecordsReach(js::stream_info(&link, &stream).await.ok().map(|i| i.state.last_seq)) });
     }
 
     async fn write_checkpoint(&mut self) {

@@ -57,13 +57,14 @@ impl Floor {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
     up_to: u64,
+    head: u64,
     beyond: BTreeSet<u64>,
 }
 
 impl Known {
     /// Everything up to `up_to` is known.
     pub fn new(up_to: u64) -> Self {
-        Self { up_to, beyond: BTreeSet::new() }
+        Self { up_to, head: up_to, beyond: BTreeSet::new() }
     }
     /// One more is known.
     pub fn add(&mut self, seq: u64) {
@@ -88,9 +89,13 @@ impl Known {
     pub fn up_to(&self) -> u64 {
         self.up_to
     }
-    /// Whether something before what is known is not.
+    /// The stream reaches up to `seq`.
+    pub fn reaches(&mut self, seq: u64) {
+        self.head = self.head.max(seq);
+    }
+    /// Whether the stream has something that is not known.
     pub fn has_gap(&self) -> bool {
-        !self.beyond.is_empty()
+        !self.beyond.is_empty() || self.head > self.up_to
     }
 }
 
@@ -106,6 +111,8 @@ mod tests {
         assert_eq!((k.up_to(), k.has_gap()), (5, true));
         k.add_up_to(7);
         assert_eq!((k.up_to(), k.has_gap()), (8, false));
+        k.reaches(9);
+        assert!(k.has_gap());
     }
 
     #[test]

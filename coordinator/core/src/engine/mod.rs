@@ -251,6 +251,11 @@ impl Engine {
         self.records_known.has_gap().then(|| self.records_known.up_to() + 1)
     }
 
+    /// The records' stream reaches up to `seq`: beyond what we wrote, someone else did.
+    pub fn records_reach(&mut self, seq: u64) {
+        self.records_known.reaches(seq);
+    }
+
     /// All records up to `seq` were read.
     pub fn read_records_up_to(&mut self, seq: u64) {
         self.records_known.add_up_to(seq);

@@ -101,7 +101,7 @@ fn every_point_kills_the_server_after_it_stored() {
 fn planted_bugs_are_caught() {
     let mut missed = Vec::new();
     for bug in BUGS {
-        let caught = (0..1500).find(|seed| {
+        let caught = (0..6000).find(|seed| {
             let plan = Plan { bug, ..Plan::random(&mut Rng::new(seed * 31 + 7)) };
             !passes(*seed, &plan)
         });

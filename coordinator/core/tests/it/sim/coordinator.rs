@@ -46,6 +46,7 @@ pub struct Coordinator {
     pub swept: bool,
     /// Where records by someone else begin, when it was last looked.
     unread: Option<u64>,
+    looks: u32,
     flag: Option<Flag>,
     tickets: BTreeMap<u64, (Pid, u64, String)>,
     next_ticket: u64,
@@ -152,13 +153,18 @@ impl World {
         }
     }
 
-    /// Reads records that someone else wrote, once they were missing twice in a row.
+    /// Reads records that someone else wrote, once they were missing for some time.
     fn sweep_again(&mut self, pid: Pid, c: &mut Coordinator) {
         if matches!(self.plan.bug, Bug::NoSweep | Bug::SweepOnce) {
             return;
         }
+        if self.processes[pid].conn.is_some() {
+            c.engine.records_reach(self.server.record_seq);
+        }
         let unread = c.engine.records_unread_from().filter(|_| c.swept);
-        if let Some(from) = unread.filter(|_| unread == c.unread) {
+        c.looks = if unread.is_some() && unread == c.unread { c.looks + 1 } else { 0 };
+        if let Some(from) = unread.filter(|_| c.looks >= 4) {
+            c.looks = 0;
             c.swept = false;
             c.last_swept = from - 1;
             self.send(pid, Up::Sweep(from - 1));
@@ -288,6 +294,7 @@ impl World {
             last_swept: value.records,
             swept: self.plan.bug == Bug::NoSweep,
             unread: None,
+            looks: 0,
             flag: None,
             tickets: BTreeMap::new(),
             next_ticket: 0,
