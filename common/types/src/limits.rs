@@ -1,9 +1,13 @@
 //! Every limit of the wire, each with its reason. A value above one of these is refused with an
 //! error that names it; nothing is cut off silently.
 
-/// Bytes of a definition, an execution's input, or one message: below the server's default
+/// Bytes of a definition or one message: below the server's default
 /// `max_payload` of 1 MiB with room for headers and the envelope.
 pub const MESSAGE_BYTES_MAX: usize = 900 * 1024;
+/// Bytes of an execution's input: with [`RESULTS_BYTES_MAX`] it still fits the final record.
+pub const INPUT_BYTES_MAX: usize = 380 * 1024;
+/// Bytes of an error's text; a longer one ends in `… (cut)`.
+pub const ERROR_BYTES_MAX: usize = 4096;
 /// Bytes of one node's outputs: four of them still fit one downstream task.
 pub const OUTPUT_BYTES_MAX: usize = 200 * 1024;
 /// Bytes of all resolved inputs of one task.

@@ -8,7 +8,7 @@ use haltline_types::{
     control::{Flag, Gate},
     definition::RetryPolicy,
     event::{Command, CommandType, Event, EventType, SegmentResult, event_id},
-    limits::{OUTPUT_BYTES_MAX, SEGMENT_BYTES_MAX},
+    limits::{ERROR_BYTES_MAX, OUTPUT_BYTES_MAX, SEGMENT_BYTES_MAX},
     task::{Task, TaskInput, TaskNode},
 };
 use serde_json::{Map, Value};
@@ -277,7 +277,7 @@ impl TaskRun {
                 }
                 let mut e = self.event(if again { EventType::NodeRetrying } else { EventType::NodeFailed }, now);
                 e.duration_ms = Some(duration_ms);
-                e.error = Some(message);
+                e.error = Some(cut(message));
                 e.error_type = Some(error_type);
                 if !again {
                     e.halted = flag;
@@ -389,6 +389,15 @@ impl TaskRun {
 /// of the one with the same id that only told it: the coordinator would never hear of it.
 pub fn message_id(event: &Event) -> String {
     if event.task_events.is_some() { format!("{}/end", event.id) } else { event.id.clone() }
+}
+
+/// An error's text within its limit; what is missing is told.
+fn cut(mut message: String) -> String {
+    if message.len() > ERROR_BYTES_MAX {
+        message.truncate(message.floor_char_boundary(ERROR_BYTES_MAX));
+        message.push_str("… (cut)");
+    }
+    message
 }
 
 fn size(outputs: &Map<String, Value>) -> usize {

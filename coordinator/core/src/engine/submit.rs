@@ -8,7 +8,7 @@ use haltline_types::{
     error::{ApiError, Code},
     event::{Command, CommandType, Correlation},
     ids,
-    limits::{KEY_BYTES_MAX, MESSAGE_BYTES_MAX, TEXT_BYTES_MAX},
+    limits::{INPUT_BYTES_MAX, KEY_BYTES_MAX, TEXT_BYTES_MAX},
     record::{Record, Status},
     submit::{Accepted, Cancel, Reply, Submit},
 };
@@ -45,8 +45,8 @@ impl Engine {
                 return Err(ApiError::invalid(field, e));
             }
         }
-        if serde_json::to_vec(&s.input).map_or(usize::MAX, |b| b.len()) > MESSAGE_BYTES_MAX / 2 {
-            let message = format!("input: has more than {} bytes", MESSAGE_BYTES_MAX / 2);
+        if serde_json::to_vec(&s.input).map_or(usize::MAX, |b| b.len()) > INPUT_BYTES_MAX {
+            let message = format!("input: has more than {INPUT_BYTES_MAX} bytes");
             return Err(ApiError { field: Some("input".into()), ..ApiError::new(Code::TooLarge, message) });
         }
         match &self.gate {
