@@ -89,8 +89,17 @@ impl Site {
     /// # Errors
     /// When it does not.
     pub async fn spawn_market(&mut self) -> anyhow::Result<()> {
+        self.spawn_market_with(&[]).await
+    }
+
+    /// The same with further flags.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn spawn_market_with(&mut self, flags: &[&str]) -> anyhow::Result<()> {
         let (port, ledger) = (self.market.to_string(), self.ledger().to_string_lossy().into_owned());
-        self.spawn("market", &["market", "--port", &port, "--ledger", &ledger], None)?;
+        let args: Vec<&str> = ["market", "--port", &port, "--ledger", &ledger].into_iter().chain(flags.iter().copied()).collect();
+        self.spawn("market", &args, None)?;
         self.up(&format!("{}/health", self.market_url())).await
     }
 

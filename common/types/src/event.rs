@@ -68,7 +68,8 @@ pub struct Event {
     /// What happened.
     #[serde(rename = "type")]
     pub kind: EventType,
-    /// Deterministic id, also the message's `Nats-Msg-Id`.
+    /// Deterministic id, also the message's `Nats-Msg-Id`; a result that ends its task has `/end` after it
+    /// there, since it may repeat, with more, an event that only told it.
     pub id: String,
     /// The execution; empty for `emergency_state_changed`.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -115,7 +115,7 @@ try {
     await page.unroute("**/v1/control/global");
     const flag = (await http("GET", "/v1/control/global")).body;
     equal([flag.state, flag.reason], ["halt", "the browser test"], "what is stored");
-    equal(await text("#why"), "the browser test", "the reason on the page");
+    equal(await text("#why"), "Reason: the browser test", "the reason on the page");
     equal((await http("POST", "/v1/executions", { workflow_id: "page-run" })).status, 423, "a submission");
     await until(async () => (await text("#confirmed")).includes("1 of 1"), "the worker's confirmation");
   });

@@ -7,6 +7,7 @@ mod engine_ids;
 mod engine_size;
 mod halt;
 mod halt_watch;
+mod market;
 mod tidy;
 mod topology;
 mod worker_life;
