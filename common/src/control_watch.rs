@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    Link,
+    Link, kv,
     tail::{self, Health, Item, Start, Tail},
 };
 
@@ -99,7 +99,7 @@ async fn follow(mut tail: Tail, tx: watch::Sender<Option<Flag>>) {
         match item {
             Item::Message(m) => {
                 delivered = true;
-                let gone = m.headers.as_ref().is_some_and(|h| h.get("KV-Operation").is_some() || h.get("Nats-Marker-Reason").is_some());
+                let gone = m.headers.as_ref().is_some_and(kv::is_deletion);
                 let value = if gone { None } else { Some(&m.payload[..]) };
                 let flag = Flag::read(value, m.seq, Some(m.stored_at));
                 let before = tx.borrow().as_ref().map(|f| f.state);

@@ -29,20 +29,26 @@ fn unavailable(e: impl std::fmt::Display) -> ApiError {
     ApiError::new(Code::Unavailable, format!("nats-server does not answer: {e}"))
 }
 
+/// Whether a bucket's message marks that its key was deleted, purged or has expired.
+pub fn is_deletion(headers: &HeaderMap) -> bool {
+    headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some()
+}
+
 /// The current entry of a key, asked from the stream's leader.
 pub async fn get(link: &Link, bucket: &str, key: &str) -> Result<Option<Entry>, ApiError> {
     let stream = link.js.get_stream_no_info(Names::bucket_stream(bucket)).await.map_err(unavailable)?;
     match stream.get_last_raw_message_by_subject(&Names::kv_subject(bucket, key)).await {
         Ok(m) => {
-            let gone = m.headers.get("KV-Operation").is_some() || m.headers.get("Nats-Marker-Reason").is_some();
-            Ok(Some(Entry { value: (!gone).then_some(m.payload), revision: m.sequence }))
+            let value = (!is_deletion(&m.headers)).then_some(m.payload);
+            Ok(Some(Entry { value, revision: m.sequence }))
         }
         Err(e) if e.kind() == async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound => Ok(None),
         Err(e) => Err(unavailable(e)),
     }
 }
 
-/// Writes an entry if its revision is still `revision` (0: if there is none, or only a deletion).
+/// Writes an entry if its revision is still `revision` (0: if there was never one; a deletion has a
+/// revision of its own).
 pub async fn swap(publisher: &Publisher, bucket: &str, key: &str, revision: u64, value: impl Into<Bytes>) -> Result<u64, ApiError> {
     let write = Write::swap(Names::kv_subject(bucket, key), revision, value);
     match publisher.write(write).await {

@@ -21,7 +21,7 @@ use haltline_common::{
         submit::{Accepted, Cancel, Reply, Submit},
     },
 };
-use haltline_core::{Conflict, Engine, Limits, Loaded, LogMessage, Out, Plan, WriteId};
+use haltline_core::{Engine, Limits, Loaded, LogMessage, Out, Plan, WriteId};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -255,7 +255,7 @@ impl Active {
     fn answered(&mut self, tag: Tag, outcome: Result<Stored, WriteError>) {
         match (tag, outcome) {
             (Tag::Engine(id), Ok(stored)) => self.engine.stored(id, stored.seq),
-            (Tag::Engine(id), Err(WriteError::Conflict(_))) => self.engine.conflicted(id, Conflict),
+            (Tag::Engine(id), Err(WriteError::Conflict(_))) => self.engine.conflicted(id),
             (Tag::Engine(id), Err(e)) => {
                 tracing::error!(error = %e, "a write was refused");
                 self.engine.refused(id, &e.to_string());

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use haltline_common::{
-    Link, js,
+    Link, js, kv,
     retry::Reconnect,
     tail::{self, Item, Start, Tail},
     types::{Names, ids::untoken},
@@ -45,7 +45,7 @@ async fn follow(link: Link, index: Arc<SharedIndex>) {
         for item in items.drain(..) {
             match item {
                 Item::Message(m) => {
-                    let gone = m.headers.as_ref().is_some_and(|h| h.get("KV-Operation").is_some() || h.get("Nats-Marker-Reason").is_some());
+                    let gone = m.headers.as_ref().is_some_and(kv::is_deletion);
                     match serde_json::from_slice::<Summary>(&m.payload) {
                         _ if gone => {
                             changes.push(Change::Gone(m.subject.strip_prefix(prefix.as_str()).and_then(untoken).unwrap_or_default()))

@@ -8,16 +8,11 @@ use std::{
 
 use haltline_server::{Launch, spawn_bound};
 
-/// Set in the process that plays the parent.
+/// Set in the process that plays the parent: this very test, executed again.
 const PARENT_VAR: &str = "HALTLINE_TEST_PARENT";
 
-/// Not a test of its own: the parent that the test below kills.
-#[test]
-#[ignore = "plays the parent for the test below"]
-fn parent() {
-    if std::env::var_os(PARENT_VAR).is_none() {
-        return;
-    }
+/// The parent that gets killed: tells its child and waits for its end.
+fn play_parent() {
     // Asked for by a thread that ends at once: the child must go on.
     let child = std::thread::spawn(|| spawn_bound(Launch::new("sleep").arg("1000"))).join().expect("joins").expect("spawns");
     std::thread::sleep(Duration::from_millis(100));
@@ -34,9 +29,12 @@ fn runs(pid: u32) -> bool {
 
 #[test]
 fn a_killed_parent_leaves_no_child() {
+    if std::env::var_os(PARENT_VAR).is_some() {
+        return play_parent();
+    }
     let me = std::env::current_exe().expect("own path");
     let mut parent = Command::new(me)
-        .args(["--ignored", "--exact", "parent", "--nocapture"])
+        .args(["--exact", "a_killed_parent_leaves_no_child", "--nocapture"])
         .env(PARENT_VAR, "1")
         .stdout(Stdio::piped())
         .spawn()

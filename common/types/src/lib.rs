@@ -8,6 +8,7 @@ pub mod definition;
 pub mod error;
 pub mod event;
 pub mod ids;
+pub mod json;
 pub mod limits;
 pub mod millis;
 pub mod names;

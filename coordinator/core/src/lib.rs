@@ -11,7 +11,7 @@ mod plan;
 mod segments;
 mod task_run;
 
-pub use engine::{Body, Conflict, Engine, Limits, Loaded, LogMessage, Out, WriteId};
+pub use engine::{Body, Engine, Limits, Loaded, LogMessage, Out, WriteId};
 pub use execution::{Applied, Execution, Input};
 pub use floor::Floor;
 pub use outputs::Output;

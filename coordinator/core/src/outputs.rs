@@ -8,6 +8,7 @@ use haltline_types::{
     definition::{InputRef, look_up},
     event::{Event, EventType, event_id},
     ids::traceparent,
+    json,
     limits::{EXECUTION_MS_MAX, RELEASED_TASKS_MAX, RESULTS_BYTES_MAX, TASK_INPUT_BYTES_MAX},
     record::{Record, Status},
     task::{Task, TaskInput, TaskNode, task_id, token},
@@ -133,7 +134,7 @@ impl Execution {
         match found {
             None => TaskInput::Missing(describe_missing(name, input)),
             Some(value) => {
-                let bytes = serde_json::to_vec(value).map_or(usize::MAX, |b| b.len());
+                let bytes = json::size(value);
                 match budget.checked_sub(bytes) {
                     Some(left) => {
                         *budget = left;
@@ -273,12 +274,11 @@ impl Execution {
         for (i, state) in self.nodes.iter().enumerate() {
             if let NodeState::Done(outputs) = state {
                 let def = self.plan.def(i as u32);
-                let value = Value::Object(outputs.clone());
-                bytes += def.id.len() + 8 + serde_json::to_vec(&value).map_or(RESULTS_BYTES_MAX, |b| b.len());
+                bytes += def.id.len() + 8 + json::size(outputs);
                 if bytes > RESULTS_BYTES_MAX {
                     return (Map::new(), true);
                 }
-                results.insert(def.id.clone(), value);
+                results.insert(def.id.clone(), Value::Object(outputs.clone()));
             }
         }
         (results, false)

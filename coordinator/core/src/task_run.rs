@@ -8,6 +8,7 @@ use haltline_types::{
     control::{Flag, Gate},
     definition::RetryPolicy,
     event::{Command, CommandType, Event, EventType, SegmentResult, event_id},
+    json,
     limits::{ERROR_BYTES_MAX, OUTPUT_BYTES_MAX, SEGMENT_BYTES_MAX},
     task::{Task, TaskInput, TaskNode},
 };
@@ -256,8 +257,9 @@ impl TaskRun {
                 e.halted = flag.clone();
                 let last = self.at + 1 == self.task.nodes.len();
                 self.outputs.insert(self.node().id.clone(), outputs);
-                let full = self.outputs.values().map(size).sum::<usize>() > SEGMENT_BYTES_MAX;
-                if last || flag.is_some() || !can_run_next || full || self.cancelled.is_some() {
+                let full = || self.outputs.values().map(json::size).sum::<usize>() > SEGMENT_BYTES_MAX;
+                // The size last: it is measured only where the segment could go on.
+                if last || flag.is_some() || !can_run_next || self.cancelled.is_some() || full() {
                     return After::End(Box::new(self.result(e)));
                 }
                 self.ids.insert(e.id.clone(), self.at);
@@ -400,16 +402,12 @@ fn cut(mut message: String) -> String {
     message
 }
 
-fn size(outputs: &Map<String, Value>) -> usize {
-    serde_json::to_vec(outputs).map_or(usize::MAX / 64, |b| b.len())
-}
-
 /// Outputs above the limit are a failure, not a truncated success.
 fn too_large(outcome: NodeOutcome) -> NodeOutcome {
     match outcome {
-        NodeOutcome::Completed(outputs) if size(&outputs) > OUTPUT_BYTES_MAX => NodeOutcome::Failed {
+        NodeOutcome::Completed(outputs) if json::size(&outputs) > OUTPUT_BYTES_MAX => NodeOutcome::Failed {
             error_type: "OutputTooLarge".into(),
-            message: format!("the outputs have {} bytes, more than {OUTPUT_BYTES_MAX}", size(&outputs)),
+            message: format!("the outputs have {} bytes, more than {OUTPUT_BYTES_MAX}", json::size(&outputs)),
             retryable: false,
         },
         other => other,

@@ -23,7 +23,7 @@ use haltline_common::{fault, telemetry};
 
 use crate::{args::Cli, commands::Context};
 
-/// A third of a coordinator's time under load was spent in the system's allocator; this one halves it.
+/// A third of a coordinator's samples under load were in the system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use haltline_common::{
-    Link,
+    Link, kv,
     tail::{self, Item, Start, Tail},
 };
 
@@ -34,8 +34,7 @@ pub(crate) async fn values(
             for item in &items {
                 match item {
                     Item::Message(m) => {
-                        let gone =
-                            m.headers.as_ref().is_some_and(|h| h.get("KV-Operation").is_some() || h.get("Nats-Marker-Reason").is_some());
+                        let gone = m.headers.as_ref().is_some_and(kv::is_deletion);
                         if !gone && !take(m.seq, &m.payload) {
                             return Ok(());
                         }

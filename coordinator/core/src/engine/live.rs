@@ -10,7 +10,7 @@ use haltline_types::{
     submit::{Accepted, Reply},
 };
 
-use super::{Body, Conflict, Engine, Live, Loading, LogMessage, Out, Purpose, Slot, WriteId};
+use super::{Body, Engine, Live, Loading, LogMessage, Out, Purpose, Slot, WriteId};
 use crate::{
     execution::{Applied, Execution, Input},
     outputs::Output,
@@ -72,8 +72,8 @@ impl Engine {
         }
     }
 
-    /// A compare-and-swap found something else.
-    pub fn conflicted(&mut self, write: WriteId, _: Conflict) {
+    /// A write's compare-and-swap found something else.
+    pub fn conflicted(&mut self, write: WriteId) {
         match self.writes.remove(&write) {
             Some(Purpose::Create(id)) => self.create_conflicted(&id),
             // The record is not what we knew: someone else owns it, or our own write was answered

@@ -61,10 +61,6 @@ pub enum Out {
     Notify(String, Box<Outcome>),
 }
 
-/// A compare-and-swap that found something else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Conflict;
-
 /// A message of the log that the coordinator reads.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LogMessage {
@@ -224,10 +220,6 @@ impl Engine {
     /// Executions brought to their end.
     pub fn ended(&self) -> u64 {
         self.ended
-    }
-    /// The ids of executions in memory.
-    pub fn ids(&self) -> impl Iterator<Item = &str> {
-        self.slots.keys().map(String::as_str)
     }
 
     /// What the guard says from now on.

@@ -7,7 +7,7 @@ use haltline_types::{
     control::Gate,
     error::{ApiError, Code},
     event::{Command, CommandType, Correlation},
-    ids,
+    ids, json,
     limits::{INPUT_BYTES_MAX, KEY_BYTES_MAX, TEXT_BYTES_MAX},
     record::{Record, Status},
     submit::{Accepted, Cancel, Reply, Submit},
@@ -45,7 +45,7 @@ impl Engine {
                 return Err(ApiError::invalid(field, e));
             }
         }
-        if serde_json::to_vec(&s.input).map_or(usize::MAX, |b| b.len()) > INPUT_BYTES_MAX {
+        if json::size(&s.input) > INPUT_BYTES_MAX {
             let message = format!("input: has more than {INPUT_BYTES_MAX} bytes");
             return Err(ApiError { field: Some("input".into()), ..ApiError::new(Code::TooLarge, message) });
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use haltline_core::{Body, Conflict, Engine, Limits, Loaded, LogMessage, Out, WriteId};
+use haltline_core::{Body, Engine, Limits, Loaded, LogMessage, Out, WriteId};
 use haltline_types::{
     Timestamp,
     control::{Flag, Gate},
@@ -317,7 +317,7 @@ impl World {
         match down {
             Down::PubAck { n, answer } => match (c.outbox.take(n), answer) {
                 (Some(Tag::Engine(id)), PubAck::Stored(seq)) => c.engine.stored(id, seq),
-                (Some(Tag::Engine(id)), PubAck::Conflict) => c.engine.conflicted(id, Conflict),
+                (Some(Tag::Engine(id)), PubAck::Conflict) => c.engine.conflicted(id),
                 (Some(Tag::Checkpoint), PubAck::Stored(seq)) => {
                     c.checkpoint_in_flight = false;
                     c.revision = seq;
