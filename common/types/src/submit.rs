@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{error::ApiError, record::Status};
+use crate::{error::ApiError, ids::shard_of, record::Status};
 
 /// Starts an execution.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,14 @@ pub struct Submit {
     /// Subject to tell the end to, besides the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notify: Option<String>,
+}
+
+impl Submit {
+    /// The shard that the request is sent to, and whose execution ids it draws: by workflow and key, so
+    /// that a repeat goes the same way before there is an id.
+    pub fn shard(&self, shards: u32) -> u32 {
+        shard_of(&format!("{}\0{}", self.workflow_id, self.key), shards)
+    }
 }
 
 /// Ends an execution as cancelled.

@@ -9,7 +9,7 @@ use haltline_common::{
     definitions::check_depth,
     fault,
     types::{
-        ids::{check_id, shard_of},
+        ids::check_id,
         limits::{KEY_BYTES_MAX, MESSAGE_BYTES_MAX, TEXT_BYTES_MAX},
         submit::{Cancel, Reply},
     },
@@ -39,9 +39,8 @@ impl Client {
         let body = encode(&submit, "input")?;
         let names = &self.shared.link.names;
         // Not by the execution's id: that is the coordinator's to draw.
-        let shard = shard_of(&format!("{}\0{}", submit.workflow_id, submit.key), names.shards());
         fault::point("client.submit");
-        self.ask(names.submit(shard), body).await
+        self.ask(names.submit(submit.shard(names.shards())), body).await
     }
 
     /// Ends an execution as cancelled. Returns once the request is stored; nodes that run already

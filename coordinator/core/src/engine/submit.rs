@@ -67,7 +67,7 @@ impl Engine {
     /// Tries the next candidate id that lies in the key's shard.
     fn draw(&mut self, mut w: Waiting) {
         let workflow = w.plan.definition().id.clone();
-        let shard = ids::shard_of(&submit_route(&w.submit), self.limits.shards);
+        let shard = w.submit.shard(self.limits.shards);
         let id = loop {
             if w.draw >= DRAWS_MAX {
                 self.refuse(w.ticket, ApiError::new(Code::Internal, "no free execution id found"));
@@ -159,11 +159,6 @@ impl Engine {
     pub fn refuse(&mut self, ticket: u64, e: ApiError) {
         self.out.push_back(Out::Reply(ticket, Reply::Error(e)));
     }
-}
-
-/// What decides a submission's shard.
-fn submit_route(s: &Submit) -> String {
-    format!("{}\0{}", s.workflow_id, s.key)
 }
 
 /// Digest of what a key stands for. The notify subject belongs to one try, not to the submission.
