@@ -3,11 +3,7 @@
 use haltline_common::{
     fault,
     outbox::Write,
-    types::{
-        Names,
-        event::{CommandType, EventType},
-        ids::token,
-    },
+    types::{Names, event::EventType, ids::token},
 };
 use haltline_core::Body;
 use serde::Serialize;
@@ -36,11 +32,7 @@ pub fn message(names: &Names, body: &Body) -> Write {
         }
         Body::Command(command) => {
             fault::point("coordinator.command");
-            let what = match command.kind {
-                CommandType::Cancel => "cancel",
-                CommandType::Halt => "halt",
-            };
-            Write::with_id(names.command(&command.execution_id), &format!("{}/{what}", command.execution_id), json(command))
+            Write::with_id(names.command(&command.execution_id), &command.message_id(), json(command))
         }
     }
 }

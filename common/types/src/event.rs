@@ -23,6 +23,14 @@ pub enum EventType {
     NodeRetrying,
     /// A node was not started (or not repeated): the flag or a cancel refused it.
     NodeRefused,
+    /// A node does not run, because a node it depends on failed and `on_error` says so.
+    NodeSkipped,
+    /// Whether a node's side effect happened cannot be told; an operator decides (`resolve`).
+    NodeUnknown,
+    /// A side effect is about to be performed: stored before it is.
+    EffectIntended,
+    /// What became of an intended side effect.
+    EffectSettled,
     /// Terminal: every node completed.
     ExecutionCompleted,
     /// Terminal: a node failed.
@@ -31,6 +39,8 @@ pub enum EventType {
     ExecutionHalted,
     /// Terminal: it was cancelled.
     ExecutionCancelled,
+    /// Terminal: its deadline passed.
+    ExecutionTimedOut,
     /// The control flag changed; belongs to no execution.
     EmergencyStateChanged,
 }
@@ -38,11 +48,14 @@ pub enum EventType {
 impl EventType {
     /// Whether it ends an execution.
     pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::ExecutionCompleted | Self::ExecutionFailed | Self::ExecutionHalted | Self::ExecutionCancelled)
+        matches!(
+            self,
+            Self::ExecutionCompleted | Self::ExecutionFailed | Self::ExecutionHalted | Self::ExecutionCancelled | Self::ExecutionTimedOut
+        )
     }
     /// Whether it can change what the coordinator decides. These travel on `input` subjects.
     pub const fn is_input(self) -> bool {
-        matches!(self, Self::NodeCompleted | Self::NodeFailed | Self::NodeRefused)
+        matches!(self, Self::NodeCompleted | Self::NodeFailed | Self::NodeRefused | Self::NodeUnknown)
     }
     /// As it is written.
     pub const fn as_str(self) -> &'static str {
@@ -53,10 +66,15 @@ impl EventType {
             Self::NodeFailed => "node_failed",
             Self::NodeRetrying => "node_retrying",
             Self::NodeRefused => "node_refused",
+            Self::NodeSkipped => "node_skipped",
+            Self::NodeUnknown => "node_unknown",
+            Self::EffectIntended => "effect_intended",
+            Self::EffectSettled => "effect_settled",
             Self::ExecutionCompleted => "execution_completed",
             Self::ExecutionFailed => "execution_failed",
             Self::ExecutionHalted => "execution_halted",
             Self::ExecutionCancelled => "execution_cancelled",
+            Self::ExecutionTimedOut => "execution_timed_out",
             Self::EmergencyStateChanged => "emergency_state_changed",
         }
     }
@@ -264,24 +282,102 @@ pub struct Command {
     /// Of which execution.
     pub execution_id: String,
     /// Why.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// Who.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub by: String,
     /// When, by the asker's clock.
     pub timestamp: Timestamp,
     /// The flag, on `halt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub halted: Option<Flag>,
+    /// The nodes of the task, on `claim`; the node, on `resolve`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
+    /// The fencing token, on `claim`: from here on a lower one is void on these nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
+    /// What an operator found out, on `resolve`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<Resolution>,
+    /// What the node gave, on `resolve` as `done`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<Map<String, Value>>,
 }
 
 /// Kinds of commands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CommandType {
     /// End it as cancelled.
     Cancel,
     /// The coordinator saw the flag refuse a dispatch: end it as halted.
     Halt,
+    /// A worker takes over a task that another one may be running: what carries a lower token on
+    /// these nodes and is stored after this is void. `by` is the worker.
+    Claim,
+    /// An operator says what became of a node whose outcome is unknown.
+    Resolve,
+    /// The deadline passed: end it as timed out.
+    Timeout,
+    /// Nobody answers for the tasks of a stopped execution: end it without them.
+    Abandon,
+}
+
+/// What an operator found out about a side effect whose outcome is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resolution {
+    /// It happened: the node completes with the outputs given.
+    Done,
+    /// It did not happen: the node runs again.
+    Repeat,
+    /// Whatever happened, the node counts as failed.
+    Fail,
+}
+
+impl CommandType {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Halt => "halt",
+            Self::Claim => "claim",
+            Self::Resolve => "resolve",
+            Self::Timeout => "timeout",
+            Self::Abandon => "abandon",
+        }
+    }
+}
+
+impl Command {
+    /// A command with nothing but the common fields.
+    pub fn new(kind: CommandType, execution_id: &str, timestamp: Timestamp) -> Self {
+        Self {
+            kind,
+            execution_id: execution_id.to_owned(),
+            reason: String::new(),
+            by: String::new(),
+            timestamp,
+            halted: None,
+            nodes: Vec::new(),
+            token: None,
+            resolution: None,
+            outputs: None,
+        }
+    }
+
+    /// Its message id: asking for the same twice is once.
+    pub fn message_id(&self) -> String {
+        let (id, kind) = (&self.execution_id, self.kind.as_str());
+        match self.kind {
+            CommandType::Cancel | CommandType::Halt | CommandType::Timeout | CommandType::Abandon => format!("{id}/{kind}"),
+            CommandType::Claim => {
+                let head = self.nodes.first().map_or("", String::as_str);
+                format!("{id}/{head}/{kind}/{}/{}", self.token.unwrap_or_default(), self.by)
+            }
+            CommandType::Resolve => format!("{id}/{}/{kind}/{}", self.nodes.first().map_or("", String::as_str), self.timestamp),
+        }
+    }
 }

@@ -12,10 +12,18 @@ use crate::{Timestamp, event::Correlation};
 pub enum Status {
     /// Accepted and not ended.
     Running,
+    /// Not ended, and no worker can go on with it by itself: it waits for a time or for an operator.
+    Waiting,
+    /// Not ended: whether a side effect happened is unknown, and an operator has to say.
+    Unknown,
     /// Every node completed.
     Completed,
+    /// Every node completed, was skipped, or failed in a way that its `on_error` admits.
+    CompletedWithErrors,
     /// A node failed.
     Failed,
+    /// Its deadline passed.
+    TimedOut,
     /// A halt stopped it.
     Halted,
     /// It was cancelled.
@@ -25,14 +33,18 @@ pub enum Status {
 impl Status {
     /// Whether it has ended.
     pub const fn is_terminal(self) -> bool {
-        !matches!(self, Self::Running)
+        !matches!(self, Self::Running | Self::Waiting | Self::Unknown)
     }
     /// As it is written.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Unknown => "unknown",
             Self::Completed => "completed",
+            Self::CompletedWithErrors => "completed_with_errors",
             Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
             Self::Halted => "halted",
             Self::Cancelled => "cancelled",
         }

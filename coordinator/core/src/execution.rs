@@ -192,6 +192,7 @@ impl Execution {
                 let flag = command.halted.clone();
                 self.stop_with(Stop::Halted(flag.unwrap_or_else(|| Flag::unreadable(command.reason.clone(), 0, None))));
             }
+            CommandType::Claim | CommandType::Resolve | CommandType::Timeout | CommandType::Abandon => return Applied::Ignored,
         }
         Applied::Changed
     }

@@ -208,6 +208,7 @@ impl Execution {
             EventType::ExecutionCompleted => Status::Completed,
             EventType::ExecutionHalted => Status::Halted,
             EventType::ExecutionCancelled => Status::Cancelled,
+            EventType::ExecutionTimedOut => Status::TimedOut,
             _ => Status::Failed,
         };
         let failed = status == Status::Failed;
@@ -226,7 +227,7 @@ impl Execution {
             reason: match status {
                 Status::Halted => event.halted.as_ref().map(haltline_types::control::Flag::sentence),
                 Status::Cancelled => Some(format!("cancelled by {by}: {reason}")),
-                Status::Running | Status::Completed | Status::Failed => None,
+                _ => None,
             },
             event_count: event.event_count,
             ..self.record.clone()
@@ -237,10 +238,11 @@ impl Execution {
     pub(crate) fn end_as_recorded(&mut self, record: &Record) -> Event {
         self.ended = true;
         let kind = match record.status {
-            Status::Completed => EventType::ExecutionCompleted,
+            Status::Completed | Status::CompletedWithErrors => EventType::ExecutionCompleted,
+            Status::TimedOut => EventType::ExecutionTimedOut,
             Status::Halted => EventType::ExecutionHalted,
             Status::Cancelled => EventType::ExecutionCancelled,
-            Status::Failed | Status::Running => EventType::ExecutionFailed,
+            Status::Failed | Status::Running | Status::Waiting | Status::Unknown => EventType::ExecutionFailed,
         };
         let mut event = Event::new(kind, event_id::ended(self.id()), &record.correlation, record.finished_at.unwrap_or(self.at));
         event.duration_ms = record.duration_ms;

@@ -171,6 +171,7 @@ impl TaskRun {
                 let unnamed = || Flag::unreadable(command.reason.clone(), 0, None);
                 self.halt(&command.halted.clone().unwrap_or_else(unnamed));
             }
+            CommandType::Claim | CommandType::Resolve | CommandType::Timeout | CommandType::Abandon => {}
         }
     }
 

@@ -170,12 +170,10 @@ impl Engine {
                     writes.push((
                         false,
                         Body::Command(Box::new(Command {
-                            kind: CommandType::Halt,
-                            execution_id: id.to_owned(),
                             reason: flag.reason.clone(),
                             by: flag.by.clone(),
-                            timestamp: live.execution.at,
                             halted: Some(flag.clone()),
+                            ..Command::new(CommandType::Halt, id, live.execution.at)
                         })),
                     ));
                 }

@@ -134,14 +134,7 @@ impl Engine {
             self.refuse(ticket, ApiError::invalid("reason", format!("has more than {TEXT_BYTES_MAX} bytes")));
             return;
         }
-        let command = Command {
-            kind: CommandType::Cancel,
-            execution_id: c.execution_id.clone(),
-            reason: c.reason,
-            by: c.by,
-            timestamp: now,
-            halted: None,
-        };
+        let command = Command { reason: c.reason, by: c.by, ..Command::new(CommandType::Cancel, &c.execution_id, now) };
         self.write(Purpose::Command(ticket, c.execution_id), Body::Command(Box::new(command)));
     }
 

@@ -62,10 +62,11 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
 
 fn exit_code(status: Status) -> u8 {
     match status {
-        Status::Completed => 0,
-        Status::Failed | Status::Cancelled => 1,
+        // What failed was admitted by the definition.
+        Status::Completed | Status::CompletedWithErrors => 0,
+        Status::Failed | Status::Cancelled | Status::TimedOut => 1,
         Status::Halted => Code::EmergencyHalted.exit_code(),
-        Status::Running => Code::Unavailable.exit_code(),
+        Status::Running | Status::Waiting | Status::Unknown => Code::Unavailable.exit_code(),
     }
 }
 
