@@ -30,6 +30,7 @@ use crate::{
     checkpoint::{self, Checkpoint},
     loads, perform,
     plans::{self, Plans},
+    resolve,
 };
 
 /// Writes in flight above which no further submission is read.
@@ -64,6 +65,7 @@ enum Tag {
 enum Fetched {
     Plan(u64, Submit, Result<std::sync::Arc<Plan>, ApiError>),
     Cancel(u64, Cancel, Result<Option<Status>, ApiError>),
+    Resolve(u64, Result<resolve::Resolved, ApiError>),
     /// The last sequence of the records' stream.
     RecordsReach(Option<u64>),
 }
@@ -85,6 +87,7 @@ pub struct Active {
     flag: Option<Flag>,
     submits: Subscriber,
     cancels: Subscriber,
+    resolves: Subscriber,
     pings: Subscriber,
     tickets: HashMap<u64, Subject>,
     next_ticket: u64,
@@ -104,6 +107,7 @@ impl Active {
         let pings = link.client.subscribe(names.coordinator()).await?;
         let submits = link.client.queue_subscribe(names.submit_all(), "coordinators".into()).await?;
         let cancels = link.client.queue_subscribe(names.cancel_all(), "coordinators".into()).await?;
+        let resolves = link.client.queue_subscribe(names.resolve_all(), "coordinators".into()).await?;
         let (checkpoint, checkpoint_revision) = checkpoint::read(&link).await?;
         let limits = Limits { executions_max: settings.executions_max, segments: !settings.per_node_tasks, shards: names.shards() };
         let options = |stream: String, filter: String, start: Start, reader: &str| tail::Options {
@@ -132,6 +136,7 @@ impl Active {
             flag: None,
             submits,
             cancels,
+            resolves,
             pings,
             tickets: HashMap::new(),
             next_ticket: 0,
@@ -182,6 +187,7 @@ impl Active {
                     }
                 }
                 Some(message) = self.cancels.next(), if room => self.cancel(message),
+                Some(message) = self.resolves.next(), if room => self.resolve(message),
                 Some(message) = self.pings.next() => self.pong(message).await,
                 Some(item) = self.pointers.next() => {
                     if let Item::Message(m) = item {
@@ -354,7 +360,11 @@ impl Active {
                 self.engine.reply(ticket, Accepted { execution_id: c.execution_id, status, repeated: true });
             }
             Fetched::Cancel(ticket, c, Ok(Some(_))) => self.engine.cancel(ticket, c, clock::now()),
-            Fetched::Plan(ticket, _, Err(e)) | Fetched::Cancel(ticket, _, Err(e)) => self.refuse(ticket, e),
+            Fetched::Resolve(ticket, Ok(resolve::Resolved::Command(c))) => self.engine.resolve(ticket, *c),
+            Fetched::Resolve(ticket, Ok(resolve::Resolved::Known(accepted))) => self.engine.reply(ticket, accepted),
+            Fetched::Plan(ticket, _, Err(e)) | Fetched::Cancel(ticket, _, Err(e)) | Fetched::Resolve(ticket, Err(e)) => {
+                self.refuse(ticket, e)
+            }
         }
     }
 
@@ -375,6 +385,12 @@ impl Active {
             }
             Err(e) => self.refuse(ticket, ApiError::invalid("cancel", e.to_string())),
         }
+    }
+
+    fn resolve(&mut self, message: Message) {
+        let Some(ticket) = self.ticket(&message) else { return };
+        let link = self.link.clone();
+        self.fetches.spawn(async move { Fetched::Resolve(ticket, resolve::check(&link, &message.payload).await) });
     }
 
     fn refuse(&mut self, ticket: u64, e: ApiError) {
@@ -446,6 +462,7 @@ impl Active {
     async fn drain(&mut self) {
         let _ = self.submits.unsubscribe().await;
         let _ = self.cancels.unsubscribe().await;
+        let _ = self.resolves.unsubscribe().await;
         let answered = async {
             self.perform().await;
             while !self.outbox.is_empty() {

@@ -7,6 +7,7 @@ mod checkpoint;
 mod loads;
 mod perform;
 mod plans;
+mod resolve;
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use async_nats::{Message, Subject};
 use haltline_common::{
     clock, fault, history, metrics,
-    outbox::{Stored, Write, WriteError},
+    outbox::Write,
     retry::{self, Reconnect},
     tail::Meta,
     types::{
@@ -17,6 +17,7 @@ use haltline_common::{
 use haltline_core::{After, Next, NodeOutcome, TaskRun, message_id};
 
 use crate::{
+    effects::Answer,
     flight::{Entered, Flight},
     node_run,
 };
@@ -73,8 +74,6 @@ struct Walk {
     run: TaskRun,
 }
 
-type Answer = std::pin::Pin<Box<dyn Future<Output = Result<Stored, WriteError>> + Send>>;
-
 impl Walk {
     async fn walk(&mut self, deliveries: u64) -> Left {
         let waited = clock::now().millis_since(self.run.task().created_at);
@@ -113,7 +112,7 @@ impl Walk {
                     if let Some(event) = started {
                         pending.push(self.publish(*event).await);
                     }
-                    match self.node(node, attempt, inputs).await {
+                    match self.node(node, attempt, inputs, &mut pending).await {
                         Step::End(event) => return self.publish_end(vec![*event], pending).await,
                         Step::Note(event) => {
                             pending.push(self.publish(*event).await);
@@ -137,6 +136,7 @@ impl Walk {
                         }
                         Step::Again => {}
                         Step::GivenUp => return Left::HandedBack,
+                        Step::Lost => return Left::Abandoned(NOT_STORED),
                         Step::Stale => return Left::Abandoned("the venue has seen a newer delivery of it"),
                     }
                 }
@@ -176,8 +176,21 @@ impl Walk {
     }
 
     /// Runs one attempt of one node.
-    async fn node(&mut self, node: usize, attempt: u32, inputs: serde_json::Map<String, serde_json::Value>) -> Step {
-        let attempted = node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered.cancel).await;
+    async fn node(
+        &mut self,
+        node: usize,
+        attempt: u32,
+        inputs: serde_json::Map<String, serde_json::Value>,
+        pending: &mut Vec<Answer>,
+    ) -> Step {
+        let (attempted, left) = node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered.cancel).await;
+        if let Some(left) = left {
+            left.events.iter().for_each(|event| self.run.effect(event));
+            pending.extend(left.answers);
+            if left.lost {
+                return Step::Lost;
+            }
+        }
         let (outcome, duration_ms) = match attempted {
             node_run::Attempted::Ended(outcome, duration_ms) => (outcome, duration_ms),
             node_run::Attempted::Unsure => return Step::Again,
@@ -252,6 +265,8 @@ enum Step {
     Again,
     /// The worker stops; the task goes back.
     GivenUp,
+    /// An intent could not be stored.
+    Lost,
     /// Another worker has the task by now.
     Stale,
 }

@@ -8,7 +8,7 @@
 //! | `<ns>.events.<shard>.input.<execution>.command` | commands, stored before they are acted on |
 //! | `<ns>.events.control.note.global` | changes of the control flag |
 //! | `<ns>.tasks.<type>.<shard>.<execution>` | tasks |
-//! | `<ns>.submit.<shard>`, `<ns>.cancel.<shard>` | requests to a coordinator (core NATS) |
+//! | `<ns>.submit.<shard>`, `<ns>.cancel.<shard>`, `<ns>.resolve.<shard>` | requests to a coordinator (core NATS) |
 //! | `<ns>.coordinator` | asks the active coordinator who it is (core NATS) |
 //! | `<ns>.stop.<execution>` | hint to workers that an execution was cancelled (core NATS) |
 
@@ -156,6 +156,14 @@ impl Names {
     /// Cancels to any shard.
     pub fn cancel_all(&self) -> String {
         format!("{}.cancel.*", self.ns)
+    }
+    /// Resolutions to a shard's coordinator.
+    pub fn resolve(&self, shard: u32) -> String {
+        format!("{}.resolve.{shard}", self.ns)
+    }
+    /// Resolutions to any shard.
+    pub fn resolve_all(&self) -> String {
+        format!("{}.resolve.*", self.ns)
     }
     /// Asks the active coordinator who it is.
     pub fn coordinator(&self) -> String {

@@ -8,8 +8,9 @@ use std::{
 use haltline_types::{
     Timestamp,
     control::Flag,
-    event::{Command, CommandType, Event, EventType},
+    event::{Command, CommandType, Event, EventType, UnknownNode},
     record::Record,
+    task::round,
 };
 use serde_json::{Map, Value};
 
@@ -26,6 +27,8 @@ pub(crate) enum NodeState {
     InTask(u32),
     /// Completed, with its outputs.
     Done(Map<String, Value>),
+    /// Whether its side effect happened is unknown: an operator has to say.
+    Unknown,
     /// Failed or refused.
     Ended,
 }
@@ -68,9 +71,17 @@ pub struct Execution {
     pub(crate) completed: u32,
     /// Events stored so far, as far as inputs tell: `execution_started` and those of ended tasks.
     pub(crate) events: u32,
-    /// How many of these are of the task that began at a node: a task that two workers ran at once
-    /// can end twice, at different nodes, and is not to be counted twice.
-    pub(crate) counted: BTreeMap<u32, u32>,
+    /// How many of these are of the task that began at a node with an attempt: a task that two workers
+    /// ran at once can end twice, at different nodes, and is not to be counted twice.
+    pub(crate) counted: BTreeMap<(u32, u32), u32>,
+    /// Nodes of whose side effects nobody knows whether they happened.
+    pub(crate) unknown: BTreeMap<u32, UnknownNode>,
+    /// Those that the record names already.
+    pub(crate) told: Vec<UnknownNode>,
+    /// First attempt of the task that begins at a node, where it was repeated.
+    pub(crate) rounds: BTreeMap<u32, u32>,
+    /// Events that no worker tells, to be emitted.
+    pub(crate) notes: Vec<Event>,
     pub(crate) stop: Option<Stop>,
     pub(crate) ended: bool,
     /// The time of the last input: time comes in with inputs only.
@@ -92,7 +103,23 @@ impl Execution {
             }
         }
         let at = record.started_at;
-        Self { record, plan, nodes, ready, outstanding: 0, completed: 0, events: 1, counted: BTreeMap::new(), stop: None, ended: false, at }
+        Self {
+            record,
+            plan,
+            nodes,
+            ready,
+            outstanding: 0,
+            completed: 0,
+            events: 1,
+            counted: BTreeMap::new(),
+            unknown: BTreeMap::new(),
+            told: Vec::new(),
+            rounds: BTreeMap::new(),
+            notes: Vec::new(),
+            stop: None,
+            ended: false,
+            at,
+        }
     }
 
     /// Its id.
@@ -141,10 +168,16 @@ impl Execution {
         if !event.kind.is_input() || matches!(self.nodes[i as usize], NodeState::Done(_) | NodeState::Ended) {
             return Applied::Ignored;
         }
-        self.at = self.at.max(event.timestamp);
         let head = event.segment.first().and_then(|s| self.plan.find(&s.node_id)).unwrap_or(i);
+        // That it is unknown is no news; of a task that was repeated since, only what it did counts.
+        let is_unknown = self.nodes[i as usize] == NodeState::Unknown;
+        let no_news = event.kind == EventType::NodeUnknown && is_unknown;
+        if no_news || (event.kind != EventType::NodeCompleted && self.is_outdated(head, event)) {
+            return Applied::Ignored;
+        }
+        self.at = self.at.max(event.timestamp);
         let told = event.task_events.unwrap_or(1);
-        let counted = self.counted.entry(head).or_default();
+        let counted = self.counted.entry((head, event.token.map_or(1, round))).or_default();
         self.events += told.saturating_sub(*counted);
         *counted = told.max(*counted);
         // Whatever task has one of these nodes is over: its own result would come too late to count.
@@ -176,7 +209,13 @@ impl Execution {
             self.complete(i, event.outputs.clone().unwrap_or_default());
         } else {
             self.ready.retain(|r| *r != i);
-            self.nodes[i as usize] = NodeState::Ended;
+            let unknown = event.kind == EventType::NodeUnknown;
+            self.nodes[i as usize] = if unknown { NodeState::Unknown } else { NodeState::Ended };
+            self.unknown.remove(&i);
+            // Also a refusal can leave an effect behind that was on its way.
+            if unknown || !event.unsettled.is_empty() {
+                self.note_unknown(i, event);
+            }
         }
         Applied::Changed
     }
@@ -184,6 +223,9 @@ impl Execution {
     fn apply_command(&mut self, command: &Command) -> Applied {
         if self.stop.is_some() {
             return Applied::Ignored;
+        }
+        if command.kind == CommandType::Resolve {
+            return self.apply_resolve(command);
         }
         self.at = self.at.max(command.timestamp);
         match command.kind {
@@ -197,7 +239,7 @@ impl Execution {
         Applied::Changed
     }
 
-    fn stop_with(&mut self, stop: Stop) {
+    pub(crate) fn stop_with(&mut self, stop: Stop) {
         // The first reason by log order stands.
         if self.stop.is_none() {
             self.stop = Some(stop);
@@ -215,13 +257,14 @@ impl Execution {
         }
     }
 
-    fn complete(&mut self, i: u32, outputs: Map<String, Value>) {
+    pub(crate) fn complete(&mut self, i: u32, outputs: Map<String, Value>) {
         match self.nodes[i as usize] {
             NodeState::Done(_) | NodeState::Ended => return,
             // Dispatched by someone else, while our gate was closed.
             NodeState::Ready => self.ready.retain(|r| *r != i),
-            NodeState::Waiting(_) | NodeState::InTask(_) => {}
+            NodeState::Waiting(_) | NodeState::InTask(_) | NodeState::Unknown => {}
         }
+        self.unknown.remove(&i);
         self.nodes[i as usize] = NodeState::Done(outputs);
         self.completed += 1;
         let plan = self.plan.clone();

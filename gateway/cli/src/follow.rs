@@ -134,6 +134,8 @@ fn word(kind: EventType) -> &'static str {
         EventType::NodeFailed => "failed",
         EventType::NodeRetrying => "retrying",
         EventType::NodeRefused => "refused",
+        EventType::NodeUnknown => "unknown",
+        EventType::EffectIntended | EventType::EffectSettled => "acting",
         other => other.as_str(),
     }
 }

@@ -123,5 +123,6 @@ fn running(execution_id: String, status: crate::Status) -> Outcome {
         error: None,
         error_type: None,
         reason: None,
+        unknown_nodes: Vec::new(),
     }
 }

@@ -162,7 +162,7 @@ function cell(value, cls) {
   return td;
 }
 
-const tone = (status) => ({ completed: "good", failed: "bad", halted: "bad", refused: "bad", cancelled: "warn", retrying: "warn" }[status] ?? "");
+const tone = (status) => ({ completed: "good", failed: "bad", halted: "bad", refused: "bad", cancelled: "warn", retrying: "warn", unknown: "warn" }[status] ?? "");
 
 function draw() {
   $("pos").textContent = seq === null ? "" : `as of ${seq}`;

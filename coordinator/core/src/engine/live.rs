@@ -65,6 +65,10 @@ impl Engine {
                 self.records_known.add(seq);
                 if let Some(Slot::Live(live)) = self.slots.get_mut(&id) {
                     live.revision = seq;
+                    if let Some(next) = live.replacing.take().flatten() {
+                        live.replacing = Some(None);
+                        self.write(Purpose::Final(id.clone()), Body::Replace(next, seq));
+                    }
                 }
                 self.answered(&id);
             }
@@ -105,6 +109,7 @@ impl Engine {
             stored: HashSet::new(),
             recovered: false,
             halting: false,
+            replacing: None,
             ended: None,
         };
         live.unanswered += 1;
@@ -137,6 +142,14 @@ impl Engine {
     pub(super) fn emit(&mut self, id: &str, outputs: Vec<Output>) {
         let Some(Slot::Live(live)) = self.slots.get_mut(id) else { return };
         let mut writes = Vec::with_capacity(outputs.len() * 2);
+        let replace = |live: &mut Live, writes: &mut Vec<(bool, Body)>, record| match &mut live.replacing {
+            None => {
+                live.replacing = Some(None);
+                writes.push((true, Body::Replace(record, live.revision)));
+            }
+            // Only the newest one counts.
+            Some(next) => live.unanswered += u32::from(next.replace(record).is_none()),
+        };
         for output in outputs {
             match output {
                 // Its result is in the log already and comes with the log.
@@ -153,9 +166,15 @@ impl Engine {
                     // Already final if a crash fell between record and event.
                     if live.ended.is_none() {
                         live.ended = Some(Box::new(Outcome::from(&*record)));
-                        writes.push((true, Body::Replace(record, live.revision)));
+                        replace(live, &mut writes, record);
                     }
                 }
+                Output::Note(event) => {
+                    if !live.stored.contains(&event.id) {
+                        writes.push((false, Body::Note(event)));
+                    }
+                }
+                Output::Standing(record) => replace(live, &mut writes, record),
             }
         }
         if live.execution.wants_gate() {

@@ -10,7 +10,7 @@ use haltline_types::{
     event::event_id,
     record::{Outcome, Record, Status},
     submit::Reply,
-    task::{Task, task_id},
+    task::{Task, round, task_id},
 };
 
 use super::{Body, Engine, Live, Loaded, Loading, LogMessage, Out, Purpose, Slot};
@@ -53,7 +53,7 @@ impl Engine {
                     stored.insert(e.id.clone());
                     if e.kind.is_input() && e.task_events.is_some() {
                         let head = e.segment.first().map(|s| s.node_id.as_str()).or(e.node_id.as_deref());
-                        stored.insert(task_id(id, head.unwrap_or_default(), 1));
+                        stored.insert(task_id(id, head.unwrap_or_default(), e.token.map_or(1, round)));
                         by_seq.insert(seq, Input::Result(e));
                     } else if e.id == ended_id {
                         ended = Some((seq, e));
@@ -68,6 +68,7 @@ impl Engine {
         let until = ended.as_ref().map_or(self.read, |(seq, _)| *seq);
         let mut execution = Execution::accept(as_accepted(&record), Arc::clone(&plan));
         let mut tasks: BTreeMap<String, Box<Task>> = BTreeMap::new();
+        let mut notes = Vec::new();
         let mut end = None;
         let segments = self.limits.segments;
         let mut decide = |execution: &mut Execution| {
@@ -76,6 +77,9 @@ impl Engine {
                     Output::Task(task) => {
                         tasks.insert(task.nodes[0].id.clone(), task);
                     }
+                    Output::Note(_) => notes.push(output),
+                    // Only the last one counts, and only if the record does not say so.
+                    Output::Standing(_) => {}
                     Output::End(..) => end = Some(output),
                 }
             }
@@ -99,13 +103,16 @@ impl Engine {
             // The record is final but the log lacks events: they are emitted, the record stays.
             outcome = Some(Box::new(Outcome::from(&record)));
             let event = execution.end_as_recorded(&record);
-            vec![Output::End(Box::new(event), Box::new(record.clone()))]
+            notes.push(Output::End(Box::new(event), Box::new(record.clone())));
+            notes
         } else if let Some((_, event)) = ended {
             let record = execution.end_as_told(&event);
-            vec![Output::End(event, Box::new(record))]
+            notes.push(Output::End(event, Box::new(record)));
+            notes
         } else {
             let awaited = tasks.into_iter().filter(|(head, _)| execution.awaits(head)).map(|(_, task)| Output::Task(task));
-            awaited.chain(end).collect()
+            let standing = execution.standing(&record.unknown_nodes).map(|record| Output::Standing(Box::new(record)));
+            notes.into_iter().chain(awaited).chain(standing).chain(end).collect()
         };
         let live = Live {
             execution,
@@ -117,6 +124,7 @@ impl Engine {
             stored,
             recovered: true,
             halting: false,
+            replacing: None,
             ended: outcome,
         };
         self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
@@ -145,6 +153,7 @@ fn as_accepted(record: &Record) -> Record {
         failed_node: None,
         reason: None,
         event_count: None,
+        unknown_nodes: Vec::new(),
         ..record.clone()
     }
 }

@@ -158,6 +158,8 @@ struct Live {
     recovered: bool,
     /// A halt command was sent; one is enough.
     halting: bool,
+    /// A new record is being stored. The next one, if there is one, waits for its revision.
+    replacing: Option<Option<Box<Record>>>,
     ended: Option<Box<Outcome>>,
 }
 

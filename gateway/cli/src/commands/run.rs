@@ -88,6 +88,12 @@ fn show(outcome: &Outcome, json: bool) {
     if outcome.outputs_omitted {
         output::line(format_args!("  outputs are too large to list: haltline executions history {} --json", outcome.execution_id));
     }
+    for node in &outcome.unknown_nodes {
+        output::line(format_args!("  {}: nobody knows whether its side effect happened ({})", node.node_id, node.error));
+    }
+    if outcome.status == Status::Unknown {
+        output::line(format_args!("  it waits for you: haltline executions show {}", outcome.execution_id));
+    }
     if outcome.status == Status::Running {
         output::line(format_args!("  still running: haltline executions show {}", outcome.execution_id));
     }
