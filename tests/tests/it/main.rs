@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod crash;
+mod effects;
 mod engine;
 mod engine_ids;
 mod engine_size;
