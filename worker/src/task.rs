@@ -219,7 +219,7 @@ impl Walk {
             _ => "worker.note",
         });
         let body = serde_json::to_vec(&event).unwrap_or_default();
-        Box::pin(self.flight.publisher.send(Write::with_id(subject, &message_id(&event), body)).await)
+        Box::pin(self.flight.publisher.send(Write::with_id(subject, message_id(&event), body)).await)
     }
 
     async fn leave(&self, left: Left, reply: Subject) {
