@@ -205,7 +205,8 @@ impl Context {
             Some(Gate::Unsure(why)) => return Err(NodeError::Unsure(why)),
             Some(Gate::Open) | None => {}
         }
-        if self.cancel.is_cancelled() {
+        // A worker that stalled may have lost the task to another one.
+        if self.cancel.is_cancelled() || self.effects.as_ref().is_some_and(|e| !e.is_held()) {
             return Err(NodeError::Cancelled);
         }
         Ok(())

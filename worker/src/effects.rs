@@ -3,18 +3,17 @@
 
 use std::{
     pin::Pin,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use haltline_common::{
     clock, fault,
     outbox::{Stored, Write, WriteError},
-    publisher::Publisher,
     types::event::{Event, EventType, event_id},
 };
 use haltline_core::{Intent, Settled};
 
-use crate::context::NodeError;
+use crate::{context::NodeError, flight::Flight};
 
 /// The answer to a write, to be awaited.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Stored, WriteError>> + Send>>;
@@ -32,7 +31,9 @@ enum Phase {
 
 /// What an attempt did outside, and may have done before.
 pub struct Effects {
-    publisher: Publisher,
+    flight: Arc<Flight>,
+    /// Number of the task in it.
+    task: u64,
     subject: String,
     /// An `effect_intended` of this attempt, without id.
     intent: Event,
@@ -66,8 +67,14 @@ pub struct Left {
 
 impl Effects {
     /// Of an attempt whose intents look like `intent`; `earlier` are in doubt.
-    pub fn new(publisher: Publisher, subject: String, intent: Event, suffix: String, before: u32, earlier: Vec<Intent>) -> Self {
-        Self { publisher, subject, intent, suffix, before, state: Mutex::new(State { earlier, ..State::default() }) }
+    pub fn new(flight: Arc<Flight>, task: u64, intent: Event, suffix: String, before: u32, earlier: Vec<Intent>) -> Self {
+        let subject = flight.link.names.note(&intent.execution_id);
+        Self { flight, task, subject, intent, suffix, before, state: Mutex::new(State { earlier, ..State::default() }) }
+    }
+
+    /// Whether no other worker can have the task by now.
+    pub fn is_held(&self) -> bool {
+        self.flight.is_held(self.task)
     }
 
     /// The lock is never held across anything that can panic or wait.
@@ -96,7 +103,7 @@ impl Effects {
             (state.intents.len() - 1, write)
         };
         fault::point("worker.intended");
-        match self.publisher.write(write).await {
+        match self.flight.publisher.write(write).await {
             Ok(_) => Ok(index),
             Err(e) => {
                 self.state().lost = true;
@@ -143,7 +150,7 @@ impl Effects {
         event.intent = Some(intent.to_owned());
         event.status = Some(settled.as_str().into());
         fault::point("worker.settled");
-        let answer: Answer = Box::pin(self.publisher.send(self.write(&event)).await);
+        let answer: Answer = Box::pin(self.flight.publisher.send(self.write(&event)).await);
         let mut state = self.state();
         state.events.push(event);
         state.answers.push(answer);

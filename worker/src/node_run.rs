@@ -12,14 +12,13 @@ use std::{
 
 use futures_util::FutureExt;
 use haltline_common::{clock, retry, types::definition::RetryPolicy};
-use haltline_core::{Intent, NodeOutcome, Settled, TaskRun, message_id};
+use haltline_core::{Intent, NodeOutcome, Settled, TaskRun};
 use serde_json::{Map, Value};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     context::{Context, NodeError},
     effects::{Effects, Left},
-    flight::Flight,
+    flight::{Entered, Flight},
     registry::{Node, Resolved},
 };
 
@@ -40,12 +39,12 @@ pub enum Attempted {
 
 /// Runs an attempt; also what it left in the log.
 pub async fn attempt(
-    flight: &Flight,
+    flight: &Arc<Flight>,
     run: &TaskRun,
     index: usize,
     attempt: u32,
     inputs: Map<String, Value>,
-    cancel: &CancellationToken,
+    entered: &Entered,
 ) -> (Attempted, Option<Left>) {
     let task = run.task();
     let node = &task.nodes[index];
@@ -62,9 +61,8 @@ pub async fn attempt(
     let in_doubt = run.in_doubt();
     let effects = acts.then(|| {
         let intent = run.intend(clock::now());
-        let subject = flight.link.names.note(&task.correlation.execution_id);
-        let suffix = message_id(&intent).split_off(intent.id.len());
-        Arc::new(Effects::new(flight.publisher.clone(), subject, intent, suffix, run.intended(), in_doubt.clone()))
+        let suffix = run.message_id(&intent).split_off(intent.id.len());
+        Arc::new(Effects::new(flight.clone(), entered.id(), intent, suffix, run.intended(), in_doubt.clone()))
     });
     let ctx = Context {
         correlation: task.correlation.clone(),
@@ -75,7 +73,7 @@ pub async fn attempt(
         token: run.token(),
         deadline: task.deadline,
         traceparent: task.traceparent.clone(),
-        cancel: cancel.clone(),
+        cancel: entered.cancel.clone(),
         control: Some(flight.control.clone()),
         effects,
     };

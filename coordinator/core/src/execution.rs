@@ -8,7 +8,7 @@ use std::{
 use haltline_types::{
     Timestamp,
     control::Flag,
-    event::{Command, CommandType, Event, EventType, UnknownNode},
+    event::{Claims, Command, CommandType, Event, EventType, UnknownNode},
     record::Record,
     task::round,
 };
@@ -82,6 +82,7 @@ pub struct Execution {
     pub(crate) rounds: BTreeMap<u32, u32>,
     /// Events that no worker tells, to be emitted.
     pub(crate) notes: Vec<Event>,
+    pub(crate) claims: Claims,
     pub(crate) stop: Option<Stop>,
     pub(crate) ended: bool,
     /// The time of the last input: time comes in with inputs only.
@@ -116,6 +117,7 @@ impl Execution {
             told: Vec::new(),
             rounds: BTreeMap::new(),
             notes: Vec::new(),
+            claims: Claims::default(),
             stop: None,
             ended: false,
             at,
@@ -165,7 +167,7 @@ impl Execution {
     fn apply_result(&mut self, event: &Event) -> Applied {
         let Some(i) = event.node_id.as_deref().and_then(|id| self.plan.find(id)) else { return Applied::Ignored };
         // Only results are inputs, and the first one by log order stands.
-        if !event.kind.is_input() || matches!(self.nodes[i as usize], NodeState::Done(_) | NodeState::Ended) {
+        if !event.kind.is_input() || matches!(self.nodes[i as usize], NodeState::Done(_) | NodeState::Ended) || self.claims.is_void(event) {
             return Applied::Ignored;
         }
         let head = event.segment.first().and_then(|s| self.plan.find(&s.node_id)).unwrap_or(i);
@@ -180,6 +182,14 @@ impl Execution {
         let counted = self.counted.entry((head, event.token.map_or(1, round))).or_default();
         self.events += told.saturating_sub(*counted);
         *counted = told.max(*counted);
+        if let Some(rest) = event.rest_events {
+            // The task that goes on, if any does, tells these again.
+            self.events += rest;
+            if let Some(next) = self.plan.node(i).chain_next {
+                let first = self.rounds.get(&next).copied().unwrap_or(1);
+                *self.counted.entry((next, first)).or_default() += rest;
+            }
+        }
         // Whatever task has one of these nodes is over: its own result would come too late to count.
         for n in event.segment.iter().filter_map(|s| self.plan.find(&s.node_id)).chain([i]).collect::<Vec<_>>() {
             if let NodeState::InTask(head) = self.nodes[n as usize] {
@@ -221,6 +231,7 @@ impl Execution {
     }
 
     fn apply_command(&mut self, command: &Command) -> Applied {
+        self.claims.take_in(command);
         if self.stop.is_some() {
             return Applied::Ignored;
         }

@@ -6,6 +6,7 @@ mod effects;
 mod engine;
 mod engine_ids;
 mod engine_size;
+mod grouped;
 mod halt;
 mod halt_watch;
 mod market;
