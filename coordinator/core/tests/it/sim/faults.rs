@@ -3,7 +3,7 @@
 use super::{Pid, rng::Rng};
 
 /// Every named fault point.
-pub const POINTS: [&str; 19] = [
+pub const POINTS: [&str; 21] = [
     "coordinator.create",
     "coordinator.started",
     "coordinator.task",
@@ -15,8 +15,10 @@ pub const POINTS: [&str; 19] = [
     "coordinator.command",
     "worker.started",
     "worker.claim",
+    "worker.intended",
     "worker.effect",
     "worker.effect_done",
+    "worker.settled",
     "worker.note",
     "worker.result",
     "worker.retrying",
@@ -88,10 +90,12 @@ pub enum Bug {
     SweepOnce,
     /// Every attempt has its own idempotency key.
     KeyPerDelivery,
+    /// What may have happened is repeated without asking.
+    BlindRepeat,
 }
 
 /// All of them.
-pub const BUGS: [Bug; 13] = [
+pub const BUGS: [Bug; 14] = [
     Bug::EarlyAck,
     Bug::NoTasksOnLoad,
     Bug::IdPerDelivery,
@@ -104,6 +108,7 @@ pub const BUGS: [Bug; 13] = [
     Bug::SharedMessageId,
     Bug::SweepOnce,
     Bug::KeyPerDelivery,
+    Bug::BlindRepeat,
     Bug::NoClaim,
 ];
 
