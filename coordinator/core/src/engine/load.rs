@@ -23,6 +23,7 @@ impl Engine {
     /// Forgets an execution and reads it anew.
     pub(super) fn reload(&mut self, id: &str) {
         let Some(Slot::Live(live)) = self.slots.remove(id) else { return };
+        self.deadlines.remove(&(live.execution.deadline(), id.to_owned()));
         self.load(id, Loading { entries: live.entries, created: live.created, ..Loading::default() });
     }
 
@@ -68,7 +69,7 @@ impl Engine {
         let until = ended.as_ref().map_or(self.read, |(seq, _)| *seq);
         let mut execution = Execution::accept(as_accepted(&record), Arc::clone(&plan));
         let mut tasks: BTreeMap<String, Box<Task>> = BTreeMap::new();
-        let mut end = None;
+        let (mut skipped, mut end) = (Vec::new(), None);
         let segments = self.limits.segments;
         let mut decide = |execution: &mut Execution| {
             for output in execution.decide(true, segments) {
@@ -76,6 +77,7 @@ impl Engine {
                     Output::Task(task) => {
                         tasks.insert(task.nodes[0].id.clone(), task);
                     }
+                    Output::Skipped(_) => skipped.push(output),
                     Output::End(..) => end = Some(output),
                 }
             }
@@ -99,13 +101,15 @@ impl Engine {
             // The record is final but the log lacks events: they are emitted, the record stays.
             outcome = Some(Box::new(Outcome::from(&record)));
             let event = execution.end_as_recorded(&record);
-            vec![Output::End(Box::new(event), Box::new(record.clone()))]
+            skipped.push(Output::End(Box::new(event), Box::new(record.clone())));
+            skipped
         } else if let Some((_, event)) = ended {
             let record = execution.end_as_told(&event);
-            vec![Output::End(event, Box::new(record))]
+            skipped.push(Output::End(event, Box::new(record)));
+            skipped
         } else {
             let awaited = tasks.into_iter().filter(|(head, _)| execution.awaits(head)).map(|(_, task)| Output::Task(task));
-            awaited.chain(end).collect()
+            skipped.into_iter().chain(awaited).chain(end).collect()
         };
         let live = Live {
             execution,
@@ -119,6 +123,7 @@ impl Engine {
             halting: false,
             ended: outcome,
         };
+        self.deadlines.insert((live.execution.deadline(), id.to_owned()));
         self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
         if !has_started {
             self.write(Purpose::Output(id.to_owned()), Body::Note(Box::new(started)));
@@ -136,6 +141,8 @@ fn as_accepted(record: &Record) -> Record {
     Record {
         status: Status::Running,
         nodes_completed: 0,
+        nodes_failed: 0,
+        nodes_skipped: 0,
         finished_at: None,
         duration_ms: None,
         results: serde_json::Map::new(),
@@ -143,6 +150,7 @@ fn as_accepted(record: &Record) -> Record {
         error: None,
         error_type: None,
         failed_node: None,
+        errors: Vec::new(),
         reason: None,
         event_count: None,
         ..record.clone()

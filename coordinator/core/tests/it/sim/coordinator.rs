@@ -7,7 +7,7 @@ use haltline_types::{
     Timestamp,
     control::{Flag, Gate},
     error::{ApiError, Code},
-    event::{CommandType, EventType},
+    event::EventType,
     record::{Record, Status},
     submit::{Accepted, Reply},
 };
@@ -138,6 +138,7 @@ impl World {
                     for (n, write) in c.outbox.due(false, w.now) {
                         w.publish(pid, n, write);
                     }
+                    c.engine.tick(Timestamp(w.now as i64));
                     Ok(())
                 });
                 self.timer(pid, 40, Timer::Look);
@@ -248,15 +249,19 @@ impl World {
                     id: Some(event.id.clone()),
                     message: Box::new(LogMessage::Event(event.clone())),
                 };
-                (what, if event.kind == EventType::ExecutionStarted { "coordinator.started" } else { "coordinator.ended" })
+                let point = match event.kind {
+                    EventType::ExecutionStarted => "coordinator.started",
+                    EventType::NodeSkipped => "coordinator.skipped",
+                    _ => "coordinator.ended",
+                };
+                (what, point)
             }
             Body::Task(task) => (What::Task { id: Some(task.task_id.clone()), task: Rc::new((**task).clone()) }, "coordinator.task"),
             Body::Command(command) => {
-                let word = if command.kind == CommandType::Cancel { "cancel" } else { "halt" };
                 let what = What::Log {
                     class: Class::Command,
                     execution: command.execution_id.clone(),
-                    id: Some(format!("{}/{word}", command.execution_id)),
+                    id: Some(command.message_id()),
                     message: Box::new(LogMessage::Command((**command).clone())),
                 };
                 (what, "coordinator.command")

@@ -3,10 +3,11 @@
 use super::{Pid, rng::Rng};
 
 /// Every named fault point.
-pub const POINTS: [&str; 18] = [
+pub const POINTS: [&str; 19] = [
     "coordinator.create",
     "coordinator.started",
     "coordinator.task",
+    "coordinator.skipped",
     "coordinator.ended",
     "coordinator.final",
     "coordinator.reply",
@@ -131,7 +132,9 @@ impl Plan {
         Self {
             faults: vec![Fault { point, nth, victim }],
             cancels: point == "coordinator.command" || rng.chance(15),
-            halt: halt.filter(|_| !matches!(point, "worker.effect" | "worker.effect_done" | "worker.retrying" | "worker.note")),
+            halt: halt.filter(|_| {
+                !matches!(point, "worker.effect" | "worker.effect_done" | "worker.retrying" | "worker.note" | "coordinator.skipped")
+            }),
             rivals: rng.chance(20),
             ..Self::calm()
         }
