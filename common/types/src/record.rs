@@ -31,6 +31,18 @@ pub enum Status {
 }
 
 impl Status {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Running,
+        Self::Waiting,
+        Self::Unknown,
+        Self::Completed,
+        Self::CompletedWithErrors,
+        Self::Failed,
+        Self::TimedOut,
+        Self::Halted,
+        Self::Cancelled,
+    ];
     /// Whether it has ended.
     pub const fn is_terminal(self) -> bool {
         !matches!(self, Self::Running | Self::Waiting | Self::Unknown)
@@ -48,6 +60,15 @@ impl Status {
             Self::Halted => "halted",
             Self::Cancelled => "cancelled",
         }
+    }
+}
+
+impl std::str::FromStr for Status {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = || Self::ALL.map(Self::as_str).join(", ");
+        Self::ALL.into_iter().find(|s| s.as_str() == text).ok_or_else(|| format!("`{text}` is none of {}", names()))
     }
 }
 

@@ -134,6 +134,8 @@ fn word(kind: EventType) -> &'static str {
         EventType::NodeFailed => "failed",
         EventType::NodeRetrying => "retrying",
         EventType::NodeRefused => "refused",
+        EventType::NodeSkipped => "skipped",
+        EventType::NodeUnknown => "unknown",
         other => other.as_str(),
     }
 }
