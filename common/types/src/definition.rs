@@ -29,7 +29,7 @@ pub struct Definition {
     /// The strategy its executions belong to, unless a submission names another.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub strategy_id: String,
-    /// How long an execution may take; after it no node starts.
+    /// How long an execution may take (default 30d); then it ends as `timed_out`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Millis>,
     /// The nodes, in any order.
@@ -127,7 +127,7 @@ pub struct RetryPolicy {
     pub factor: f64,
 }
 
-/// What a node's failure means, once it has failed for good. Halts and cancels are no failures.
+/// What a node's failure means, once it has failed for good. Halts, cancels and deadlines are no failures.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnError {
