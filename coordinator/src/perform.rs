@@ -22,7 +22,11 @@ pub fn message(names: &Names, body: &Body) -> Write {
             Write::swap(Names::kv_subject(&names.executions_bucket(), &key), *revision, json(record))
         }
         Body::Note(event) => {
-            fault::point(if event.kind == EventType::ExecutionStarted { "coordinator.started" } else { "coordinator.ended" });
+            fault::point(match event.kind {
+                EventType::ExecutionStarted => "coordinator.started",
+                EventType::NodeSkipped => "coordinator.skipped",
+                _ => "coordinator.ended",
+            });
             Write::with_id(names.note(&event.execution_id), event.id.as_str(), json(event))
         }
         Body::Task(task) => {

@@ -207,9 +207,15 @@ impl Attempt<'_> {
         let running = AssertUnwindSafe(tokio::time::timeout(self.limit, work)).catch_unwind();
         tokio::pin!(running);
         let cancel = &self.ctx.cancel;
+        // Also without a word from the coordinator. One more, so that the deadline has passed then.
+        let left = Duration::from_millis(self.ctx.deadline.millis_since(clock::now()).saturating_add(1));
         let ended = tokio::select! {
             ended = &mut running => Some(ended),
             () = cancel.cancelled() => tokio::time::timeout(COOPERATE, &mut running).await.ok(),
+            () = tokio::time::sleep(left) => {
+                cancel.cancel();
+                tokio::time::timeout(COOPERATE, &mut running).await.ok()
+            }
         };
         let outcome = match ended {
             Some(Ok(Ok(Ok(value)))) => return Ok(value),

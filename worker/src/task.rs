@@ -93,9 +93,9 @@ impl Walk {
                 return Left::Abandoned(STALLED);
             }
             if self.entered.cancel.is_cancelled()
-                && let Some((by, reason)) = self.flight.cancelled(&self.run.task().correlation.execution_id)
+                && let Some(command) = self.flight.stopped(&self.run.task().correlation.execution_id)
             {
-                self.run.cancel(&by, &reason);
+                self.run.command(&command);
             }
             match self.run.next(&self.flight.control.gate(), clock::now()) {
                 Next::Finished => return Left::Done,
@@ -236,9 +236,10 @@ impl Walk {
             node_run::Attempted::GivenUp => return Step::GivenUp,
             node_run::Attempted::Stale => return Step::Stale,
         };
-        if outcome == NodeOutcome::Cancelled {
-            let (by, reason) = self.flight.cancelled(&self.run.task().correlation.execution_id).unwrap_or_default();
-            self.run.cancel(&by, &reason);
+        if outcome == NodeOutcome::Cancelled
+            && let Some(command) = self.flight.stopped(&self.run.task().correlation.execution_id)
+        {
+            self.run.command(&command);
         }
         let next_kind = self.run.task().nodes.get(node + 1).map(|n| n.kind.as_str());
         let can_run_next = next_kind.is_some_and(|k| self.flight.slots.contains_key(k));

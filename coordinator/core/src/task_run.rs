@@ -17,7 +17,8 @@ use serde_json::{Map, Value};
 use crate::{
     effects::{Effects, Intent},
     engine::LogMessage,
-    outputs::look_up_output,
+    execution::DEADLINE_EXCEEDED,
+    outputs::{deadline_passed, look_up_output},
 };
 
 /// What to do next.
@@ -69,7 +70,7 @@ pub enum NodeOutcome {
     },
     /// The flag refused its side effect.
     Halted(Flag),
-    /// It stopped because the execution was cancelled.
+    /// It stopped because the execution was cancelled, or its deadline passed.
     Cancelled,
     /// Whether its side effect happened cannot be told.
     Unknown {
@@ -114,7 +115,8 @@ pub struct TaskRun {
     /// Side effects of the node that is next.
     effects: Effects,
     finished: bool,
-    cancelled: Option<(String, String)>,
+    /// The command that stopped the execution: a cancel or a time-out.
+    stopped: Option<Command>,
     /// The log says that the execution was halted, whatever the flag says by now.
     halted: Option<Flag>,
 }
@@ -140,7 +142,7 @@ impl TaskRun {
             outputs: HashMap::new(),
             effects: Effects::default(),
             finished: false,
-            cancelled: None,
+            stopped: None,
             halted: None,
         }
     }
@@ -240,7 +242,9 @@ impl TaskRun {
 
     /// The execution was cancelled: no further node starts.
     pub fn cancel(&mut self, by: &str, reason: &str) {
-        self.cancelled.get_or_insert_with(|| (by.to_owned(), reason.to_owned()));
+        let id = &self.task.correlation.execution_id;
+        let command = || Command { by: by.to_owned(), reason: reason.to_owned(), ..Command::new(CommandType::Cancel, id, Timestamp(0)) };
+        self.stopped.get_or_insert_with(command);
     }
 
     /// The execution was halted: no further node starts, also if the flag was lowered since.
@@ -248,17 +252,19 @@ impl TaskRun {
         self.halted.get_or_insert_with(|| flag.clone());
     }
 
-    /// Takes in a command that the log has of the execution.
+    /// Takes in a command that the log has of the execution, or that was heard of.
     pub fn command(&mut self, command: &Command) {
         match command.kind {
-            CommandType::Cancel => self.cancel(&command.by, &command.reason),
+            CommandType::Cancel | CommandType::Timeout => {
+                self.stopped.get_or_insert_with(|| command.clone());
+            }
             CommandType::Halt => {
                 let unnamed = || Flag::unreadable(command.reason.clone(), 0, None);
                 self.halt(&command.halted.clone().unwrap_or_else(unnamed));
             }
             // It ended without this task.
             CommandType::Abandon => self.finished = true,
-            CommandType::Claim | CommandType::Resolve | CommandType::Timeout => {}
+            CommandType::Claim | CommandType::Resolve => {}
         }
     }
 
@@ -349,19 +355,16 @@ impl TaskRun {
         if let Some(flag) = self.halted.clone() {
             return Next::End(vec![self.refuse_halted(now, flag, None)]);
         }
+        self.look_at(now);
         match gate {
             Gate::Halted(flag) => return Next::End(vec![self.refuse_halted(now, flag.clone(), None)]),
-            Gate::Unsure(why) if self.cancelled.is_none() => return Next::Wait(why.clone()),
+            Gate::Unsure(why) if self.stopped.is_none() => return Next::Wait(why.clone()),
             Gate::Unsure(_) | Gate::Open => {}
         }
-        if let Some((by, reason)) = self.cancelled.clone() {
-            return Next::End(vec![self.refuse_cancelled(now, by, reason)]);
+        if self.stopped.is_some() {
+            return Next::End(vec![self.refuse_stopped(now)]);
         }
         let started = self.started(now);
-        if now > self.task.deadline {
-            let message = format!("the execution's deadline {} has passed", self.task.deadline);
-            return Next::End(self.fail_unrun(started, now, "DeadlineExceeded", message));
-        }
         match self.inputs() {
             Ok(inputs) => Next::Start { started: started.map(Box::new), node: self.at, attempt: self.attempt, inputs },
             Err(message) => Next::End(self.fail_unrun(started, now, "MissingInput", message)),
@@ -379,6 +382,7 @@ impl TaskRun {
         duration_ms: f64,
         delay: impl FnOnce(&RetryPolicy, u32) -> u64,
     ) -> After {
+        self.look_at(now);
         let flag = match gate {
             Gate::Halted(flag) => Some(flag.clone()),
             Gate::Open | Gate::Unsure(_) => self.halted.clone(),
@@ -394,7 +398,7 @@ impl TaskRun {
                 self.outputs.insert(self.node().id.clone(), outputs);
                 let full = || self.outputs.values().map(json::size).sum::<usize>() > SEGMENT_BYTES_MAX;
                 // The size last: it is measured only where the segment could go on.
-                if last || flag.is_some() || !can_run_next || self.cancelled.is_some() || full() {
+                if last || flag.is_some() || !can_run_next || self.stopped.is_some() || full() {
                     return After::End(Box::new(self.result(e)));
                 }
                 self.ids.insert(e.id.clone(), self.at);
@@ -410,8 +414,8 @@ impl TaskRun {
                 if again && let Some(flag) = flag {
                     return After::End(Box::new(self.refuse_halted(now, flag, Some(duration_ms))));
                 }
-                if again && let Some((by, reason)) = self.cancelled.clone() {
-                    return After::End(Box::new(self.refuse_cancelled(now, by, reason)));
+                if again && self.stopped.is_some() {
+                    return After::End(Box::new(self.refuse_stopped(now)));
                 }
                 let mut e = self.event(if again { EventType::NodeRetrying } else { self.failure() }, now);
                 e.duration_ms = Some(duration_ms);
@@ -428,10 +432,7 @@ impl TaskRun {
                 After::Retry(Box::new(e), wait)
             }
             NodeOutcome::Halted(flag) => After::End(Box::new(self.refuse_halted(now, flag, Some(duration_ms)))),
-            NodeOutcome::Cancelled => {
-                let (by, reason) = self.cancelled.clone().unwrap_or_default();
-                After::End(Box::new(self.refuse_cancelled(now, by, reason)))
-            }
+            NodeOutcome::Cancelled => After::End(Box::new(self.refuse_stopped(now))),
             NodeOutcome::Unknown { error_type, message } => {
                 let mut e = self.event(EventType::NodeUnknown, now);
                 e.duration_ms = Some(duration_ms);
@@ -440,6 +441,14 @@ impl TaskRun {
                 e.halted = flag;
                 After::End(Box::new(self.result(e)))
             }
+        }
+    }
+
+    /// Whether the deadline has passed, by this worker's own clock.
+    fn look_at(&mut self, now: Timestamp) {
+        if now > self.task.deadline {
+            let id = &self.task.correlation.execution_id;
+            self.stopped.get_or_insert_with(|| Command::new(CommandType::Timeout, id, now));
         }
     }
 
@@ -504,11 +513,19 @@ impl TaskRun {
         self.result(e)
     }
 
-    fn refuse_cancelled(&mut self, now: Timestamp, by: String, reason: String) -> Event {
+    fn refuse_stopped(&mut self, now: Timestamp) -> Event {
         let mut e = self.event(EventType::NodeRefused, now);
-        e.error_type = Some("Cancelled".into());
-        e.reason = Some(reason);
-        e.by = Some(by);
+        match &self.stopped {
+            Some(c) if c.kind == CommandType::Timeout => {
+                e.error_type = Some(DEADLINE_EXCEEDED.into());
+                e.reason = Some(deadline_passed(self.task.deadline));
+            }
+            stopped => {
+                e.error_type = Some("Cancelled".into());
+                e.reason = Some(stopped.as_ref().map(|c| c.reason.clone()).unwrap_or_default());
+                e.by = Some(stopped.as_ref().map(|c| c.by.clone()).unwrap_or_default());
+            }
+        }
         self.result(e)
     }
 

@@ -76,9 +76,8 @@ impl Execution {
                 self.complete(i, outputs);
             }
             Resolution::Repeat => {
-                self.unknown.remove(&i);
                 self.rounds.insert(i, attempt + 1);
-                self.nodes[i as usize] = NodeState::Ready;
+                self.settle(i, NodeState::Ready);
                 self.ready.push_back(i);
             }
             Resolution::Fail => {
@@ -86,11 +85,14 @@ impl Execution {
                 let mut event = self.resolved_event(EventType::NodeFailed, i, command);
                 event.error = Some(error.clone());
                 event.error_type = Some(RESOLVED_AS_FAILED.into());
+                if self.plan.def(i).on_error.is_default() {
+                    let node = self.plan.def(i).id.clone();
+                    self.settle(i, NodeState::Ended);
+                    self.stop_with(Stop::Failed { node, error, error_type: RESOLVED_AS_FAILED.into() });
+                } else {
+                    self.fail(i, &event);
+                }
                 self.notes.push(event);
-                self.unknown.remove(&i);
-                self.nodes[i as usize] = NodeState::Ended;
-                let node = self.plan.def(i).id.clone();
-                self.stop_with(Stop::Failed { node, error, error_type: RESOLVED_AS_FAILED.into() });
             }
         }
         Applied::Changed

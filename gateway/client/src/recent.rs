@@ -28,13 +28,13 @@ impl Client {
         self.recent(limit, limit, |_| true).await
     }
 
-    /// The same, only those with that status.
+    /// The same of those with one of these statuses.
     ///
     /// # Errors
     /// `Unavailable`.
-    pub async fn executions_with(&self, status: Status, limit: usize) -> Result<Vec<Record>, ApiError> {
+    pub async fn executions_with(&self, limit: usize, statuses: &[Status]) -> Result<Vec<Record>, ApiError> {
         let limit = limit.min(EXECUTIONS_MAX);
-        self.recent(limit, limit, |r| r.status == status).await
+        self.recent(limit, limit, |r| statuses.contains(&r.status)).await
     }
 
     /// The most recently started execution of a workflow, if there is one among the recent ones.

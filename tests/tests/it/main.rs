@@ -10,6 +10,7 @@ mod grouped;
 mod halt;
 mod halt_watch;
 mod market;
+mod on_error;
 mod tidy;
 mod topology;
 mod worker_life;
