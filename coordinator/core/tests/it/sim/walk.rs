@@ -261,7 +261,7 @@ impl World {
     }
 
     /// The intent is stored: places the order, if the flag still allows it.
-    fn perform(&mut self, pid: Pid, w: &mut Worker, id: u64) -> Result<(), Killed> {
+    fn place_order(&mut self, pid: Pid, w: &mut Worker, id: u64) -> Result<(), Killed> {
         if self.lost(pid, w, id) {
             return Ok(());
         }
@@ -397,7 +397,7 @@ impl World {
                 self.learn(pid, w, id);
                 Ok(())
             }
-            Then::Perform => self.perform(pid, w, id),
+            Then::Perform => self.place_order(pid, w, id),
             Then::Step => self.step(pid, w, id),
             Then::Ack => self.acknowledge(pid, w, id),
             Then::Retry(wait) => {
