@@ -27,6 +27,8 @@ pub struct Message {
     pub subject: String,
     /// Its `Nats-Msg-Id`.
     pub id: Option<String>,
+    /// When the server stored it.
+    pub time: String,
     /// Its body.
     pub body: Vec<u8>,
 }

@@ -52,8 +52,10 @@ impl Source {
             let message = message.with_context(|| format!("reading {name}"))?;
             let info = message.info().map_err(|e| anyhow::anyhow!("reading {name}: {e}"))?;
             left = info.pending;
+            let time = info.published.to_string();
             found.push(Message {
                 seq: info.stream_sequence,
+                time,
                 subject: message.subject.to_string(),
                 id: message.headers.as_ref().and_then(|h| h.get("Nats-Msg-Id")).map(|v| v.as_str().to_owned()),
                 body: message.payload.to_vec(),
@@ -104,7 +106,7 @@ pub fn save(folder: &Path, asked: &Asked, remains: &Remains, found: &Findings) -
     };
     let message = |m: &Message| {
         let body: Value = serde_json::from_slice(&m.body).unwrap_or_default();
-        json!({ "seq": m.seq, "subject": m.subject, "msg_id": m.id, "body": body })
+        json!({ "seq": m.seq, "subject": m.subject, "msg_id": m.id, "time": m.time, "body": body })
     };
     write("log.jsonl", &mut remains.log.iter().map(message))?;
     write("records.jsonl", &mut remains.records.iter().map(message))?;

@@ -68,8 +68,13 @@ fn good() -> History {
 
 impl History {
     fn check(&self) -> Findings {
-        let message =
-            |seq: usize, subject: String, body: &Value| Message { seq: seq as u64, subject, id: None, body: body.to_string().into_bytes() };
+        let message = |seq: usize, subject: String, body: &Value| Message {
+            seq: seq as u64,
+            subject,
+            id: None,
+            time: String::new(),
+            body: body.to_string().into_bytes(),
+        };
         let subject = |kind: &str| match kind {
             "command" => format!("t.events.0.input.{ID}.command"),
             kind => format!("t.events.0.{kind}.{ID}"),

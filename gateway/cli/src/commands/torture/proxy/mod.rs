@@ -135,3 +135,98 @@ async fn relay(client: TcpStream, to: SocketAddr, state: tokio::sync::watch::Rec
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A server that answers every byte with itself, behind a proxy.
+    async fn echo(traffic: Traffic) -> (Proxies, Gate, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.split();
+                    let _ = tokio::io::copy(&mut from, &mut to).await;
+                });
+            }
+        });
+        let mut proxies = Proxies::start(1).unwrap();
+        let gate = Gate::new();
+        let address = proxies.open(to, &gate, traffic).unwrap();
+        (proxies, gate, TcpStream::connect(address).await.unwrap())
+    }
+
+    fn nats() -> Traffic {
+        Traffic::Nats { events: "e.".into(), tasks: "t.".into() }
+    }
+
+    /// What arrives within a while.
+    async fn arrives(stream: &mut TcpStream, n: usize, within_ms: u64) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; n];
+        let read = tokio::time::timeout(Duration::from_millis(within_ms), stream.read_exact(&mut bytes)).await;
+        read.ok()?.ok()?;
+        Some(bytes)
+    }
+
+    #[tokio::test]
+    async fn what_is_held_arrives_afterwards_and_what_is_cut_does_not() {
+        let (_proxies, gate, mut stream) = echo(nats()).await;
+        stream.write_all(b"PING\r\n").await.unwrap();
+        assert_eq!(arrives(&mut stream, 6, 5000).await.as_deref(), Some(&b"PING\r\n"[..]));
+        let change = gate.set(Mode::Hold);
+        stream.write_all(b"PUB e.1 2\r\nhi\r\n").await.unwrap();
+        assert_eq!(arrives(&mut stream, 1, 200).await, None);
+        gate.end(change + 1); // another fault's end
+        assert_eq!(arrives(&mut stream, 1, 50).await, None);
+        gate.end(change);
+        assert_eq!(arrives(&mut stream, 15, 5000).await.as_deref(), Some(&b"PUB e.1 2\r\nhi\r\n"[..]));
+        gate.set(Mode::Cut);
+        let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_u8()).await.unwrap();
+        assert!(ended.is_err());
+    }
+
+    #[tokio::test]
+    async fn publishes_are_repeated_whole_and_a_reset_ends_the_connection() {
+        let (_proxies, gate, mut stream) = echo(nats()).await;
+        gate.set(Mode::Duplicate);
+        let frame = b"PUB e.1 2\r\nhi\r\n";
+        for _ in 0..50 {
+            stream.write_all(frame).await.unwrap();
+        }
+        // At least one of fifty is repeated within three seconds, and none is torn.
+        let all = arrives(&mut stream, 51 * frame.len(), 10_000).await.unwrap();
+        assert!(all.chunks(frame.len()).all(|f| f == frame));
+        gate.reset();
+        let ended = async {
+            while let Ok(n) = stream.read(&mut [0; 100]).await {
+                if n == 0 {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn answers_are_lost_after_the_request_arrived() {
+        let (_proxies, gate, mut stream) = echo(Traffic::Bytes).await;
+        gate.set(Mode::LoseReplies);
+        stream.write_all(b"POST").await.unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_u8()).await.unwrap();
+        assert!(ended.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_slow_way_is_slow() {
+        let (_proxies, gate, mut stream) = echo(Traffic::Bytes).await;
+        gate.set(Mode::Delay(150));
+        let began = std::time::Instant::now();
+        stream.write_all(b"x").await.unwrap();
+        assert!(arrives(&mut stream, 1, 5000).await.is_some());
+        assert!(began.elapsed() >= Duration::from_millis(300));
+    }
+}
