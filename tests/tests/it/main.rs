@@ -10,6 +10,7 @@ mod halt_watch;
 mod market;
 mod tidy;
 mod topology;
+mod torture;
 mod worker_life;
 
 /// The `haltline` command.
