@@ -12,6 +12,7 @@ mod market;
 mod on_error;
 mod tidy;
 mod topology;
+mod torture;
 mod worker_life;
 
 /// The `haltline` command.
