@@ -8,6 +8,7 @@ mod engine_size;
 mod halt;
 mod halt_watch;
 mod market;
+mod operations;
 mod tidy;
 mod topology;
 mod worker_life;
