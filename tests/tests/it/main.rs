@@ -10,6 +10,7 @@ mod halt;
 mod halt_watch;
 mod market;
 mod on_error;
+mod operations;
 mod tidy;
 mod topology;
 mod torture;
