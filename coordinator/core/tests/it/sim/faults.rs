@@ -150,7 +150,14 @@ impl Plan {
             halt: halt.filter(|_| {
                 !matches!(
                     point,
-                    "worker.effect" | "worker.effect_done" | "worker.retrying" | "worker.note" | "worker.claim" | "coordinator.skipped"
+                    "worker.intended"
+                        | "worker.effect"
+                        | "worker.effect_done"
+                        | "worker.settled"
+                        | "worker.retrying"
+                        | "worker.note"
+                        | "worker.claim"
+                        | "coordinator.skipped"
                 )
             }),
             rivals: rng.chance(20),
