@@ -114,6 +114,8 @@ pub struct TaskRun {
     outputs: HashMap<String, Map<String, Value>>,
     /// Side effects of the node that is next.
     effects: Effects,
+    /// The `node_started` that the last step gave out: of a node that is handed back it is not published.
+    announced: Option<String>,
     finished: bool,
     /// The command that stopped the execution: a cancel or a time-out.
     stopped: Option<Command>,
@@ -141,6 +143,7 @@ impl TaskRun {
             ids: HashMap::new(),
             outputs: HashMap::new(),
             effects: Effects::default(),
+            announced: None,
             finished: false,
             stopped: None,
             halted: None,
@@ -325,6 +328,9 @@ impl TaskRun {
     /// [`TaskRun::message_id`] tells the two apart.
     pub fn hand_back(&mut self, now: Timestamp) -> Option<Event> {
         let last = self.at.checked_sub(1)?;
+        if let Some(id) = self.announced.take() {
+            self.ids.remove(&id);
+        }
         let node = self.task.nodes[last].clone();
         let mut e = Event::new(
             EventType::NodeCompleted,
@@ -483,7 +489,9 @@ impl TaskRun {
     fn started(&mut self, now: Timestamp) -> Option<Event> {
         let mut e = self.event(EventType::NodeStarted, now);
         e.traceparent = Some(self.task.traceparent.clone());
-        self.ids.insert(e.id.clone(), self.at).is_none().then_some(e)
+        let new = self.ids.insert(e.id.clone(), self.at).is_none();
+        self.announced = new.then(|| e.id.clone());
+        new.then_some(e)
     }
 
     /// Makes `e` the result that ends the task.
