@@ -9,7 +9,7 @@ use haltline_types::{
     Millis, Timestamp,
     control::Flag,
     definition::OnError,
-    event::{Command, CommandType, Event, EventType},
+    event::{Claims, Command, CommandType, Event, EventType},
     limits::{ERROR_BRIEF_BYTES_MAX, ERRORS_MAX, EXECUTION_MS_MAX},
     record::{FailedNode, Record},
 };
@@ -95,6 +95,7 @@ pub struct Execution {
     /// How many of these are of the task that began at a node: a task that two workers ran at once
     /// can end twice, at different nodes, and is not to be counted twice.
     pub(crate) counted: BTreeMap<u32, u32>,
+    pub(crate) claims: Claims,
     pub(crate) stop: Option<Stop>,
     pub(crate) ended: bool,
     /// The time of the last input: time comes in with inputs only.
@@ -129,6 +130,7 @@ impl Execution {
             untold: Vec::new(),
             events: 1,
             counted: BTreeMap::new(),
+            claims: Claims::default(),
             stop: None,
             ended: false,
             at,
@@ -183,7 +185,7 @@ impl Execution {
     fn apply_result(&mut self, event: &Event) -> Applied {
         let Some(i) = event.node_id.as_deref().and_then(|id| self.plan.find(id)) else { return Applied::Ignored };
         // Only results are inputs, and the first one by log order stands.
-        if !event.kind.is_input() || self.nodes[i as usize].is_settled() {
+        if !event.kind.is_input() || self.nodes[i as usize].is_settled() || self.claims.is_void(event) {
             return Applied::Ignored;
         }
         self.at = self.at.max(event.timestamp);
@@ -192,6 +194,13 @@ impl Execution {
         let counted = self.counted.entry(head).or_default();
         self.events += told.saturating_sub(*counted);
         *counted = told.max(*counted);
+        if let Some(rest) = event.rest_events {
+            // The task that goes on, if any does, tells these again.
+            self.events += rest;
+            if let Some(next) = self.plan.node(i).chain_next {
+                *self.counted.entry(next).or_default() += rest;
+            }
+        }
         // Whatever task has one of these nodes is over: its own result would come too late to count.
         for n in event.segment.iter().filter_map(|s| self.plan.find(&s.node_id)).chain([i]).collect::<Vec<_>>() {
             if let NodeState::InTask(head) = self.nodes[n as usize] {
@@ -233,6 +242,7 @@ impl Execution {
     }
 
     fn apply_command(&mut self, command: &Command) -> Applied {
+        self.claims.take_in(command);
         if self.stop.is_some() {
             return Applied::Ignored;
         }

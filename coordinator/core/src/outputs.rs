@@ -113,6 +113,7 @@ impl Execution {
             created_at: self.at,
             traceparent: traceparent(self.id()),
             recovered: rest,
+            repair: 0,
             nodes,
         }
     }

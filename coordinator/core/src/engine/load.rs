@@ -7,7 +7,7 @@ use std::{
 
 use haltline_types::{
     error::{ApiError, Code},
-    event::event_id,
+    event::{Claims, event_id},
     record::{Outcome, Record, Status},
     submit::Reply,
     task::{Task, task_id},
@@ -24,7 +24,7 @@ impl Engine {
     pub(super) fn reload(&mut self, id: &str) {
         let Some(Slot::Live(live)) = self.slots.remove(id) else { return };
         self.deadlines.remove(&(live.execution.deadline(), id.to_owned()));
-        self.load(id, Loading { entries: live.entries, created: live.created, ..Loading::default() });
+        self.load(id, Loading { entries: live.entries, created: live.created, quiet: live.quiet, ..Loading::default() });
     }
 
     /// What a load found: rebuilds the state input by input as it was decided live, and emits what the
@@ -34,7 +34,7 @@ impl Engine {
     /// an execution must not end while a task of it may be in the queue. Emitting such a task is
     /// harmless, leaving it out is not.
     pub fn loaded(&mut self, id: &str, loaded: Loaded) {
-        let Some(Slot::Loading(Loading { waiting, inputs, entries, created })) = self.slots.remove(id) else { return };
+        let Some(Slot::Loading(Loading { waiting, inputs, entries, created, quiet })) = self.slots.remove(id) else { return };
         let (Some((record, revision)), Some(plan)) = (loaded.record, loaded.plan) else {
             // A record that expired, or never was: nothing can be decided about it.
             self.close(entries, created);
@@ -45,11 +45,13 @@ impl Engine {
             return;
         };
         let ended_id = event_id::ended(id);
-        let mut stored = HashSet::new();
+        let mut stored: HashSet<String> = loaded.queued.into_iter().collect();
         let mut ended = None;
         let mut by_seq: BTreeMap<u64, Input> = inputs.into_iter().collect();
+        let mut claims = Claims::default();
         for (seq, message) in loaded.history {
             match message {
+                LogMessage::Event(e) if claims.is_void(&e) => {}
                 LogMessage::Event(e) => {
                     stored.insert(e.id.clone());
                     if e.kind.is_input() && e.task_events.is_some() {
@@ -61,6 +63,7 @@ impl Engine {
                     }
                 }
                 LogMessage::Command(c) => {
+                    claims.take_in(&c);
                     by_seq.insert(seq, Input::Command(c));
                 }
             }
@@ -109,7 +112,9 @@ impl Engine {
             skipped
         } else {
             let awaited = tasks.into_iter().filter(|(head, _)| execution.awaits(head)).map(|(_, task)| Output::Task(task));
-            skipped.into_iter().chain(awaited).chain(end).collect()
+            let mut outputs: Vec<Output> = skipped.into_iter().chain(awaited).chain(end).collect();
+            self.repair(id, quiet, &stored, &mut outputs);
+            outputs
         };
         let live = Live {
             execution,
@@ -121,6 +126,7 @@ impl Engine {
             stored,
             recovered: true,
             halting: false,
+            quiet,
             ended: outcome,
         };
         self.deadlines.insert((live.execution.deadline(), id.to_owned()));

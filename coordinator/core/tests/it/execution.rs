@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use haltline_core::{After, Execution, Input, Next, NodeOutcome, Output, Plan, TaskRun};
+use haltline_core::{After, Delivery, Execution, Input, Next, NodeOutcome, Output, Plan, TaskRun};
 use haltline_types::{
     Timestamp,
     control::{Flag, Gate, Level},
@@ -19,6 +19,9 @@ use crate::sim::{
     rng::Rng,
     workload::{after, definition, node, stand_in, tolerant, types},
 };
+
+/// The first delivery of a task.
+const FIRST: Delivery = Delivery { deliveries: 1, again: false, walk: 1 };
 
 fn record(plan: &Plan) -> Record {
     serde_json::from_value(json!({
@@ -62,7 +65,7 @@ struct Seen {
 
 /// Runs one task to its end; the events it published, the result last.
 fn work(task: Task, gate: &Gate) -> Vec<Event> {
-    let mut run = TaskRun::new(task, "worker", 1);
+    let mut run = TaskRun::new(task, "worker", FIRST);
     let mut events = Vec::new();
     loop {
         match run.next(gate, Timestamp(0)) {
@@ -235,7 +238,7 @@ fn a_missing_output_is_missing() {
     let plan = Arc::new(Plan::compile(&definition("w", vec![node("a", "give", &[]), node("b", "give", &["a"])]), &types()).expect("valid"));
     let mut execution = Execution::accept(record(&plan), plan);
     let Some(Output::Task(task)) = execution.decide(true, false).pop() else { panic!("a task") };
-    let mut run = TaskRun::new(*task, "w", 1);
+    let mut run = TaskRun::new(*task, "w", FIRST);
     run.next(&Gate::Open, Timestamp(0));
     let After::End(e) = run.after(NodeOutcome::Completed(Map::new()), &Gate::Open, false, Timestamp(0), 1.0, |_, _| 0) else {
         panic!("an end")
@@ -256,7 +259,7 @@ fn lenient(on_error: OnError) -> Execution {
 /// The first task of an execution, and its end when its worker's clock says `now`.
 fn first_end(execution: &mut Execution, now: i64) -> Event {
     let Some(Output::Task(task)) = execution.decide(true, true).pop() else { panic!("a task") };
-    let mut run = TaskRun::new(*task, "w", 1);
+    let mut run = TaskRun::new(*task, "w", FIRST);
     match run.next(&Gate::Open, Timestamp(now)) {
         Next::End(mut events) => events.pop().expect("a result"),
         Next::Start { .. } => {
@@ -318,7 +321,7 @@ fn a_refusal_is_no_failure() {
 fn a_time_out_stops_what_waits_and_its_workers_say_so() {
     let mut execution = lenient(OnError::Fail);
     let Some(Output::Task(task)) = execution.decide(true, true).pop() else { panic!("a task") };
-    let mut run = TaskRun::new(*task, "w", 1);
+    let mut run = TaskRun::new(*task, "w", FIRST);
     assert!(matches!(run.next(&Gate::Open, Timestamp(0)), Next::Start { .. }));
     let command = Command::new(CommandType::Timeout, "exec_w_1", execution.deadline());
     execution.apply(&Input::Command(command.clone()));
