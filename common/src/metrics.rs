@@ -55,6 +55,8 @@ metrics! {
     counter TASKS_REDELIVERED "haltline_worker_tasks_redelivered_total" "Tasks that arrived for at least the second time";
     counter GUARD_REFUSALS "haltline_worker_guard_refusals_total" "Nodes that the control flag kept from starting";
     gauge TASKS_IN_FLIGHT "haltline_worker_tasks_in_flight" "Tasks that the worker in this process holds";
+    gauge SYNC_MODE "haltline_sync_mode" "When nats-server syncs writes, as measured: 0 unknown, 1 after it acknowledged them, 2 before";
+    counter WRITES_GROUPED "haltline_writes_grouped_total" "Writes that left as part of an atomic batch";
     gauge WS_CLIENTS "haltline_gateway_ws_clients" "WebSocket clients connected to this gateway";
     counter WS_DELIVERIES "haltline_gateway_deliveries_total" "Events delivered to WebSocket clients";
     counter WS_GAPS "haltline_gateway_gaps_total" "Gaps declared to WebSocket clients";

@@ -242,6 +242,7 @@ impl Active {
                 }
             }
         }
+        self.outbox.flush().await;
         while self.loads.len() < LOADS_MAX
             && let Some(id) = self.loads_waiting.pop()
         {
@@ -409,7 +410,7 @@ impl Active {
         event.new_state = Some(flag.state.as_str().into());
         event.reason = Some(flag.reason.clone());
         event.by = Some(flag.by.clone());
-        let write = Write::with_id(self.link.names.control_events(), &event.id, perform::json(&event));
+        let write = Write::with_id(self.link.names.control_events(), event.id.as_str(), perform::json(&event));
         self.outbox.send(Tag::FlagEvent, write).await;
     }
 

@@ -183,7 +183,7 @@ impl Walk {
             fault::point("worker.claim");
             let subject = self.flight.link.names.command(&command.execution_id);
             let body = serde_json::to_vec(&command).unwrap_or_default();
-            if let Err(e) = self.flight.publisher.write(Write::with_id(subject, &command.message_id(), body)).await {
+            if let Err(e) = self.flight.publisher.write(Write::with_id(subject, command.message_id(), body)).await {
                 tracing::error!(error = %e, "a claim could not be stored");
                 return Err(Left::Abandoned(NOT_STORED));
             }
@@ -259,7 +259,7 @@ impl Walk {
             _ => "worker.note",
         });
         let body = serde_json::to_vec(&event).unwrap_or_default();
-        Box::pin(self.flight.publisher.send(Write::with_id(subject, &self.run.message_id(&event), body)).await)
+        Box::pin(self.flight.publisher.send(Write::with_id(subject, self.run.message_id(&event), body)).await)
     }
 
     async fn leave(&self, left: Left, reply: Subject) {

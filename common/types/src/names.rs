@@ -8,6 +8,7 @@
 //! | `<ns>.events.<shard>.input.<execution>.command` | commands, stored before they are acted on |
 //! | `<ns>.events.control.note.global` | changes of the control flag |
 //! | `<ns>.tasks.<type>.<shard>.<execution>` | tasks |
+//! | `<ns>.sync_probe` | nothing: writes that measure when the server syncs |
 //! | `<ns>.submit.<shard>`, `<ns>.cancel.<shard>` | requests to a coordinator (core NATS) |
 //! | `<ns>.coordinator` | asks the active coordinator who it is (core NATS) |
 //! | `<ns>.stop.<execution>` | hint to workers that an execution was cancelled (core NATS) |
@@ -53,6 +54,14 @@ impl Names {
     /// Stream of tasks.
     pub fn tasks_stream(&self) -> String {
         format!("{}_tasks", self.ns)
+    }
+    /// Stream that only measures.
+    pub fn sync_probe_stream(&self) -> String {
+        format!("{}_sync_probe", self.ns)
+    }
+    /// Subject of what is written to measure.
+    pub fn sync_probe(&self) -> String {
+        format!("{}.sync_probe", self.ns)
     }
     /// Bucket of records.
     pub fn executions_bucket(&self) -> String {

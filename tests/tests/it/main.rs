@@ -5,6 +5,7 @@ mod crash;
 mod engine;
 mod engine_ids;
 mod engine_size;
+mod grouped;
 mod halt;
 mod halt_watch;
 mod market;
