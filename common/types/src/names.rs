@@ -104,6 +104,10 @@ impl Names {
     pub fn inputs_all(&self) -> String {
         format!("{}.events.*.input.>", self.ns)
     }
+    /// What is read of one shard's part of the log.
+    pub fn inputs_of_shard(&self, shard: u32) -> String {
+        format!("{}.events.{shard}.input.>", self.ns)
+    }
     /// Events that only tell.
     pub fn note(&self, execution_id: &str) -> String {
         format!("{}.events.{}.note.{}", self.ns, self.shard(execution_id), token(execution_id))
@@ -153,6 +157,10 @@ impl Names {
     pub fn task_consumer(kind: &str) -> String {
         format!("tasks_{kind}")
     }
+    /// The type whose tasks a durable consumer delivers.
+    pub fn type_of_task_consumer(consumer: &str) -> Option<&str> {
+        consumer.strip_prefix("tasks_")
+    }
 
     /// Submissions to a shard's coordinator.
     pub fn submit(&self, shard: u32) -> String {
@@ -186,6 +194,10 @@ impl Names {
     /// Key of the coordinators' checkpoint.
     pub fn checkpoint_key() -> &'static str {
         "coordinator"
+    }
+    /// Key of a shard's checkpoint.
+    pub fn shard_checkpoint_key(shard: u32) -> String {
+        format!("shard.{shard}")
     }
     /// Subject filter of all pointers to latest versions.
     pub fn latest_all(&self) -> String {

@@ -10,8 +10,10 @@ mod halt;
 mod halt_watch;
 mod market;
 mod on_error;
+mod operations;
 mod tidy;
 mod topology;
+mod torture;
 mod worker_life;
 
 /// The `haltline` command.

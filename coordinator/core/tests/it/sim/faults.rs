@@ -143,8 +143,10 @@ impl Plan {
             faults,
             cancels: point == "coordinator.command" || rng.chance(15),
             halt: halt.filter(|_| {
-                let late = ["worker.effect", "worker.effect_done", "worker.retrying", "worker.note", "worker.claim", "coordinator.skipped"];
-                !late.contains(&point)
+                !matches!(
+                    point,
+                    "worker.effect" | "worker.effect_done" | "worker.retrying" | "worker.note" | "worker.claim" | "coordinator.skipped"
+                )
             }),
             rivals: rng.chance(20),
             ..Self::calm()
