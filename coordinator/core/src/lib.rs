@@ -16,7 +16,7 @@ mod unknown;
 pub use effects::{Intent, Settled};
 pub use engine::{Body, Engine, Limits, Loaded, LogMessage, Out, WriteId};
 pub use execution::{Applied, Execution, Input};
-pub use floor::Floor;
+pub use floor::{Floor, Known};
 pub use outputs::Output;
 pub use plan::{Plan, PlanNode, Problem};
 pub use task_run::{After, Delivery, Next, NodeOutcome, TaskRun};
