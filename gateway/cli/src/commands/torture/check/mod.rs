@@ -6,6 +6,8 @@ mod execution;
 mod judge;
 mod read;
 #[cfg(test)]
+mod read_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,7 +3,7 @@
 use std::{fs, io::Write, path::Path, time::Duration};
 
 use anyhow::Context as _;
-use async_nats::jetstream::{self, consumer::pull::OrderedConfig};
+use async_nats::jetstream::{self, consumer::pull::OrderedConfig, stream::RawMessageErrorKind};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
@@ -64,6 +64,31 @@ impl Source {
         Ok(found)
     }
 
+    /// What is left of a queue. It allows no second reader beside those that take from it, so its
+    /// messages are fetched one by one; few, if all is well.
+    ///
+    /// # Errors
+    /// When it cannot be read to its end.
+    async fn queue(&self, name: &str) -> anyhow::Result<Vec<Message>> {
+        let stream = self.js.get_stream(name).await.with_context(|| format!("stream {name}"))?;
+        let mut found: Vec<Message> = Vec::new();
+        loop {
+            let after = found.last().map_or(1, |m| m.seq + 1);
+            let message = match stream.get_first_raw_message_by_subject(">", after).await {
+                Ok(message) => message,
+                Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => return Ok(found),
+                Err(e) => return Err(anyhow::Error::new(e).context(format!("reading {name}"))),
+            };
+            found.push(Message {
+                seq: message.sequence,
+                subject: message.subject.to_string(),
+                id: message.headers.get("Nats-Msg-Id").map(|v| v.as_str().to_owned()),
+                time: message.time.to_string(),
+                body: message.payload.to_vec(),
+            });
+        }
+    }
+
     /// How many records have not ended, how many there are, and how many tasks are left.
     ///
     /// # Errors
@@ -86,7 +111,7 @@ impl Source {
         Ok(Remains {
             log: self.stream(&self.log).await?,
             records: self.stream(&self.records).await?,
-            tasks: self.stream(&self.tasks).await?,
+            tasks: self.queue(&self.tasks).await?,
             ledger: ledger.context("a line of the ledger")?,
         })
     }
