@@ -84,6 +84,8 @@ pub struct Remains {
     pub records: Vec<Message>,
     /// Tasks.
     pub tasks: Vec<Message>,
+    /// Up to which sequence tasks were acknowledged, by the beginning of their subjects.
+    pub floors: Vec<(String, u64)>,
     /// The market's ledger, by line.
     pub ledger: Vec<Value>,
 }
@@ -123,6 +125,14 @@ pub struct Findings {
     pub repeats: u64,
     /// Events that a claim or the end made void.
     pub void: u64,
+    /// Tasks of ended executions that the server still stores though they were acknowledged: it forgot
+    /// to remove them, as when its disk was full. Nobody is given them any more.
+    pub orphans: u64,
+}
+
+/// Whether a task is below its consumer's floor: acknowledged, and never delivered again.
+fn is_acknowledged(task: &Message, floors: &[(String, u64)]) -> bool {
+    floors.iter().any(|(beginning, floor)| task.subject.starts_with(beginning) && task.seq <= *floor)
 }
 
 impl Findings {

@@ -7,7 +7,7 @@ use async_nats::jetstream::{self, consumer::pull::OrderedConfig, stream::RawMess
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use super::{Asked, Findings, Message, Remains};
+use super::{Asked, Findings, Message, Remains, is_acknowledged};
 
 /// A message that is there arrives sooner, also on a machine that is busy.
 const NEXT_WITHIN: Duration = Duration::from_secs(20);
@@ -89,16 +89,29 @@ impl Source {
         }
     }
 
-    /// How many records have not ended, how many there are, and how many tasks are left.
+    /// Up to which sequence tasks were acknowledged, by the beginning of their subjects.
+    async fn floors(&self) -> anyhow::Result<Vec<(String, u64)>> {
+        let stream = self.js.get_stream(&self.tasks).await.context("stream of tasks")?;
+        let mut consumers = stream.consumers();
+        let mut floors = Vec::new();
+        while let Some(info) = consumers.next().await {
+            let info = info.context("consumers of tasks")?;
+            floors.push((info.config.filter_subject.trim_end_matches('>').to_owned(), info.ack_floor.stream_sequence));
+        }
+        Ok(floors)
+    }
+
+    /// How many records have not ended, how many there are, and how many tasks wait.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn unfinished(&self) -> anyhow::Result<(usize, usize, u64)> {
+    pub async fn unfinished(&self) -> anyhow::Result<(usize, usize, usize)> {
         let records = self.stream(&self.records).await?;
         let ended = |m: &Message| serde_json::from_slice::<Value>(&m.body).is_ok_and(|r| super::is_end(super::text(&r, "status")));
         let open = records.iter().filter(|m| !ended(m)).count();
-        let mut tasks = self.js.get_stream(&self.tasks).await.context("stream of tasks")?;
-        Ok((open, records.len(), tasks.info().await.context("stream of tasks")?.state.messages))
+        let (tasks, floors) = (self.queue(&self.tasks).await?, self.floors().await?);
+        let tasks = tasks.iter().filter(|t| !is_acknowledged(t, &floors)).count();
+        Ok((open, records.len(), tasks))
     }
 
     /// Everything.
@@ -112,6 +125,7 @@ impl Source {
             log: self.stream(&self.log).await?,
             records: self.stream(&self.records).await?,
             tasks: self.queue(&self.tasks).await?,
+            floors: self.floors().await?,
             ledger: ledger.context("a line of the ledger")?,
         })
     }

@@ -5,10 +5,11 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, pull},
     stream::{Config, RetentionPolicy},
 };
+use futures_util::StreamExt;
 use haltline_server::{Managed, Options, find_or_fetch};
 use serde_json::json;
 
-use super::Source;
+use super::{Source, is_acknowledged};
 
 #[tokio::test]
 async fn everything_that_is_left_is_read() {
@@ -21,7 +22,12 @@ async fn everything_that_is_left_is_read() {
         let config = Config { name: name.into(), subjects: vec![format!("{name}.>")], retention, ..Config::default() };
         let stream = js.create_stream(config).await.unwrap();
         if name == "tasks" {
-            let config = pull::Config { durable_name: Some("workers".into()), ack_policy: AckPolicy::Explicit, ..pull::Config::default() };
+            let config = pull::Config {
+                durable_name: Some("workers".into()),
+                filter_subject: "tasks.>".into(),
+                ack_policy: AckPolicy::Explicit,
+                ..pull::Config::default()
+            };
             stream.create_consumer(config).await.unwrap();
         }
     }
@@ -42,6 +48,13 @@ async fn everything_that_is_left_is_read() {
     assert_eq!(all.log.iter().map(|m| (m.seq, m.subject.as_str())).collect::<Vec<_>>(), [(1, "log.1"), (2, "log.2")]);
     assert_eq!(all.tasks.iter().map(|m| (m.seq, m.subject.as_str())).collect::<Vec<_>>(), [(1, "tasks.1"), (2, "tasks.2")]);
     assert_eq!((all.records.len(), all.ledger.len()), (1, 1));
+    assert!(all.tasks.iter().all(|t| !is_acknowledged(t, &all.floors)));
+    let workers: jetstream::consumer::PullConsumer = js.get_consumer_from_stream("workers", "tasks").await.unwrap();
+    let task = workers.fetch().max_messages(1).messages().await.unwrap().next().await.unwrap().unwrap();
+    task.double_ack().await.unwrap();
+    let floors = source.all(&ledger).await.unwrap().floors;
+    assert_eq!(floors, [("tasks.".to_owned(), 1)]);
+    assert_eq!(all.tasks.iter().map(|t| is_acknowledged(t, &floors)).collect::<Vec<_>>(), [true, false]);
     server.stop().await;
     let _ = std::fs::remove_dir_all(&folder);
 }
