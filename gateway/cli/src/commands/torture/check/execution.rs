@@ -11,6 +11,8 @@ use super::{Findings, Workflow, is_end, text};
 pub struct Entry {
     /// Its sequence.
     pub seq: u64,
+    /// When it was stored, in milliseconds.
+    pub time_ms: i64,
     /// Whether it is a command.
     pub command: bool,
     /// Its body.
@@ -106,6 +108,12 @@ pub fn read<'e>(id: &str, entries: &'e [Entry], found: &mut Findings) -> Story<'
 }
 
 impl Story<'_> {
+    /// Milliseconds from its first event to its end.
+    pub fn duration_ms(&self) -> Option<f64> {
+        let (first, end) = (self.valid.first()?, self.end?);
+        Some((end.time_ms - first.time_ms) as f64)
+    }
+
     /// The result that a node completed with.
     pub fn completed(&self, node: &str) -> Option<&Entry> {
         self.valid.iter().find(|e| e.kind() == "node_completed" && e.node() == node).copied()

@@ -46,7 +46,7 @@ pub fn judge(asked: &Asked, remains: &Remains) -> Findings {
             found.add("stuck", id, format!("its record still says {status}"));
         } else {
             *found.statuses.entry(status.to_owned()).or_default() += 1;
-            found.durations.insert(id.clone(), record["duration_ms"].as_f64().unwrap_or(0.0));
+            found.durations.extend(stories.get(id.as_str()).and_then(Story::duration_ms).map(|ms| (id.clone(), ms)));
         }
         if !stories.contains_key(id.as_str()) {
             found.add("no_events", id, format!("its record says {status}; the log has nothing of it"));
@@ -107,7 +107,7 @@ fn log(messages: &[Message], found: &mut Findings) -> BTreeMap<String, Vec<Entry
                 format!("#{} `{}` has the message id {:?}", m.seq, text(&body, "id"), m.id.as_deref().unwrap_or_default()),
             );
         }
-        log.entry(id).or_default().push(Entry { seq: m.seq, command: tokens.len() == COMMAND_TOKENS, body });
+        log.entry(id).or_default().push(Entry { seq: m.seq, time_ms: m.time_ms, command: tokens.len() == COMMAND_TOKENS, body });
     }
     log
 }

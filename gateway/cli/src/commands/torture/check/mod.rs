@@ -29,8 +29,8 @@ pub struct Message {
     pub subject: String,
     /// Its `Nats-Msg-Id`.
     pub id: Option<String>,
-    /// When the server stored it.
-    pub time: String,
+    /// When the server stored it, in milliseconds; the one clock that nobody moves.
+    pub time_ms: i64,
     /// Its body.
     pub body: Vec<u8>,
 }
@@ -117,7 +117,7 @@ pub struct Findings {
     pub violations: Vec<Violation>,
     /// Executions that ended, by status.
     pub statuses: BTreeMap<String, u64>,
-    /// Milliseconds from acceptance to the end, by execution.
+    /// Milliseconds from the first event to the end as the server stored them, by execution.
     pub durations: BTreeMap<String, f64>,
     /// Orders that the market accepted.
     pub effects: u64,

@@ -12,6 +12,10 @@ use super::{Asked, Findings, Message, Remains, is_acknowledged};
 /// A message that is there arrives sooner, also on a machine that is busy.
 const NEXT_WITHIN: Duration = Duration::from_secs(20);
 
+fn millis(nanos: i128) -> i64 {
+    i64::try_from(nanos / 1_000_000).unwrap_or_default()
+}
+
 /// Where to read.
 pub struct Source {
     js: jetstream::Context,
@@ -52,10 +56,10 @@ impl Source {
             let message = message.with_context(|| format!("reading {name}"))?;
             let info = message.info().map_err(|e| anyhow::anyhow!("reading {name}: {e}"))?;
             left = info.pending;
-            let time = info.published.to_string();
+            let time_ms = millis(info.published.unix_timestamp_nanos());
             found.push(Message {
                 seq: info.stream_sequence,
-                time,
+                time_ms,
                 subject: message.subject.to_string(),
                 id: message.headers.as_ref().and_then(|h| h.get("Nats-Msg-Id")).map(|v| v.as_str().to_owned()),
                 body: message.payload.to_vec(),
@@ -83,7 +87,7 @@ impl Source {
                 seq: message.sequence,
                 subject: message.subject.to_string(),
                 id: message.headers.get("Nats-Msg-Id").map(|v| v.as_str().to_owned()),
-                time: message.time.to_string(),
+                time_ms: millis(message.time.unix_timestamp_nanos()),
                 body: message.payload.to_vec(),
             });
         }
@@ -145,7 +149,7 @@ pub fn save(folder: &Path, asked: &Asked, remains: &Remains, found: &Findings) -
     };
     let message = |m: &Message| {
         let body: Value = serde_json::from_slice(&m.body).unwrap_or_default();
-        json!({ "seq": m.seq, "subject": m.subject, "msg_id": m.id, "time": m.time, "body": body })
+        json!({ "seq": m.seq, "subject": m.subject, "msg_id": m.id, "time_ms": m.time_ms, "body": body })
     };
     write("log.jsonl", &mut remains.log.iter().map(message))?;
     write("records.jsonl", &mut remains.records.iter().map(message))?;

@@ -78,7 +78,7 @@ impl History {
             seq: seq as u64,
             subject,
             id: Some(id(body)),
-            time: String::new(),
+            time_ms: 10 * seq as i64,
             body: body.to_string().into_bytes(),
         };
         let subject = |kind: &str| match kind {
@@ -130,6 +130,7 @@ fn silent(plant: impl FnOnce(&mut History)) -> Findings {
 #[test]
 fn a_good_history_is_good() {
     let found = silent(|_| {});
+    assert_eq!(found.durations[ID], 80.0);
     assert_eq!((found.effects, found.repeats, found.void, found.statuses["completed"]), (1, 0, 0, 1));
 }
 
