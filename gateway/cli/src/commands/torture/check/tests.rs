@@ -239,6 +239,14 @@ fn it_ends_once_and_everyone_agrees() {
 }
 
 #[test]
+fn a_cancel_is_final() {
+    let cancel = ("command", json!({ "type": "cancel", "execution_id": ID, "by": "someone" }));
+    fires("not_stopped", |h| h.log.insert(7, cancel.clone()));
+    // Too late: everything was done.
+    silent(|h| h.log.insert(8, cancel.clone()));
+}
+
+#[test]
 fn events_are_stored_once_in_order() {
     fires("two_contents", |h| {
         let mut other = h.log[3].clone();
