@@ -1,5 +1,6 @@
 //! The subcommands, one file each: its flags as `Args`, and `run`, which gives the exit code.
 
+mod backup;
 mod bench;
 mod coordinator;
 mod demo;
@@ -46,6 +47,8 @@ pub enum Command {
     Resume(resume::Args),
     Status(status::Args),
     Doctor(doctor::Args),
+    Backup(backup::Args),
+    Restore(backup::restore::Args),
     Ensure(ensure::Args),
     Coordinator(coordinator::Args),
     Worker(worker::Args),
@@ -89,6 +92,8 @@ impl Command {
             Self::Resume(args) => resume::run(args, context).await,
             Self::Status(args) => status::run(args, context).await,
             Self::Doctor(args) => doctor::run(args, context).await,
+            Self::Backup(args) => backup::run(args, context).await,
+            Self::Restore(args) => backup::restore::run(args, context).await,
             Self::Ensure(args) => ensure::run(args, context).await,
             Self::Coordinator(args) => coordinator::run(args, context).await,
             Self::Worker(args) => worker::run(args, context).await,
