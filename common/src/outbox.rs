@@ -23,6 +23,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Writes sent again at most per look, so that a slow server is not flooded.
 const RESEND_BATCH: usize = 2048;
 
+/// Header of a write that was sent before: there may be two of it if the server no longer knows its id.
+pub const AGAIN: &str = "Haltline-Again";
+
 /// A write.
 #[derive(Clone, Debug)]
 pub struct Write {
@@ -189,6 +192,7 @@ impl<T> Outbox<T> {
                 break;
             }
             if reconnected || now.duration_since(p.sent) >= RESEND_AFTER {
+                p.write.headers.insert(AGAIN, "1");
                 publish(&self.link, &self.prefix, *n, &p.write).await;
                 p.sent = now;
                 again += 1;

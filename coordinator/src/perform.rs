@@ -28,7 +28,7 @@ pub fn message(names: &Names, body: &Body) -> Write {
         Body::Task(task) => {
             fault::point("coordinator.task");
             let kind = task.nodes.first().map_or("", |n| n.kind.as_str());
-            Write::with_id(names.task(kind, &task.correlation.execution_id), &task.task_id, json(task))
+            Write::with_id(names.task(kind, &task.correlation.execution_id), &task.message_id(), json(task))
         }
         Body::Command(command) => {
             fault::point("coordinator.command");

@@ -27,7 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{flight::Flight, presence, puller, registry::Registry};
 
 /// How often signs of progress are sent: three fit into the time after which a task is given away.
-const PROGRESS_EVERY: Duration = Duration::from_millis(900);
+const PROGRESS_EVERY: Duration = Duration::from_millis(450);
 
 /// How long the last words to the server may take.
 const FLUSH: Duration = Duration::from_secs(2);

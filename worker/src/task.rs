@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use async_nats::{Message, Subject};
 use haltline_common::{
     clock, fault, history, metrics,
-    outbox::{Stored, Write, WriteError},
+    outbox::{AGAIN, Stored, Write, WriteError},
     retry::{self, Reconnect},
     tail::Meta,
     types::{
@@ -14,7 +14,7 @@ use haltline_common::{
         task::Task,
     },
 };
-use haltline_core::{After, Next, NodeOutcome, TaskRun, message_id};
+use haltline_core::{After, Delivery, LogMessage, Next, NodeOutcome, TaskRun};
 
 use crate::{
     flight::{Entered, Flight},
@@ -28,6 +28,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Why a task is abandoned when the connection is gone for good.
 const NOT_STORED: &str = "its events could not be stored";
+
+/// Why a task is abandoned when this worker did not run for longer than the server waits.
+const STALLED: &str = "this worker stalled for so long that another one may have it";
 
 /// How a task left this worker.
 enum Left {
@@ -61,9 +64,11 @@ pub async fn run(flight: Arc<Flight>, message: Message) {
         metrics::TASKS_REDELIVERED.inc();
     }
     let entered = flight.enter(&task.correlation.execution_id, reply.clone());
-    let run = TaskRun::new(task, &flight.worker_id, meta.deliveries);
+    let again = message.headers.as_ref().is_some_and(|h| h.get(AGAIN).is_some());
+    let delivery = Delivery { deliveries: meta.deliveries, again, walk: entered.id() };
+    let run = TaskRun::new(task, &flight.worker_id, delivery);
     let mut walk = Walk { flight, entered, run };
-    let left = walk.walk(meta.deliveries).await;
+    let left = walk.walk().await;
     walk.leave(left, reply).await;
 }
 
@@ -76,13 +81,18 @@ struct Walk {
 type Answer = std::pin::Pin<Box<dyn Future<Output = Result<Stored, WriteError>> + Send>>;
 
 impl Walk {
-    async fn walk(&mut self, deliveries: u64) -> Left {
+    async fn walk(&mut self) -> Left {
         let waited = clock::now().millis_since(self.run.task().created_at);
-        if (deliveries > 1 || self.run.task().recovered || waited > ASK_LOG_AFTER_MS) && self.learn().await.is_none() {
-            return Left::HandedBack;
+        if (self.run.is_contested() || waited > ASK_LOG_AFTER_MS)
+            && let Err(left) = self.learn().await
+        {
+            return left;
         }
         let mut pending: Vec<Answer> = Vec::with_capacity(2);
         loop {
+            if !self.entered.is_held() {
+                return Left::Abandoned(STALLED);
+            }
             if self.entered.cancel.is_cancelled()
                 && let Some((by, reason)) = self.flight.cancelled(&self.run.task().correlation.execution_id)
             {
@@ -113,7 +123,11 @@ impl Walk {
                     if let Some(event) = started {
                         pending.push(self.publish(*event).await);
                     }
-                    match self.node(node, attempt, inputs).await {
+                    let step = self.node(node, attempt, inputs).await;
+                    if !self.entered.is_held() {
+                        return Left::Abandoned(STALLED);
+                    }
+                    match step {
                         Step::End(event) => return self.publish_end(vec![*event], pending).await,
                         Step::Note(event) => {
                             pending.push(self.publish(*event).await);
@@ -148,13 +162,47 @@ impl Walk {
         self.run.next_kind().is_none_or(|kind| self.flight.slots.contains_key(kind))
     }
 
-    /// Asks the log what is there already. `None` if the worker stops before it answers.
-    async fn learn(&mut self) -> Option<()> {
-        let execution_id = self.run.task().correlation.execution_id.clone();
+    /// Asks the log what is there already, and claims the task where another worker may have it.
+    async fn learn(&mut self) -> Result<(), Left> {
+        let mut claimed = false;
+        loop {
+            let log = self.read_log().await.ok_or(Left::HandedBack)?;
+            self.run.learn(&log);
+            if !self.run.must_claim() {
+                return Ok(());
+            }
+            if claimed {
+                return Err(Left::Abandoned("another worker has claimed it since"));
+            }
+            if !self.entered.is_held() {
+                return Err(Left::Abandoned(STALLED));
+            }
+            claimed = true;
+            let command = self.run.claim(clock::now());
+            tracing::info!(task_id = self.run.task().task_id, token = command.token, "taking a task over");
+            fault::point("worker.claim");
+            let subject = self.flight.link.names.command(&command.execution_id);
+            let body = serde_json::to_vec(&command).unwrap_or_default();
+            if let Err(e) = self.flight.publisher.write(Write::with_id(subject, &command.message_id(), body)).await {
+                tracing::error!(error = %e, "a claim could not be stored");
+                return Err(Left::Abandoned(NOT_STORED));
+            }
+        }
+    }
+
+    /// Everything the log has of the execution. `None` if the worker stops before it answers.
+    async fn read_log(&self) -> Option<Vec<LogMessage>> {
+        let execution_id = &self.run.task().correlation.execution_id;
         let mut delays = Reconnect::new(Duration::from_secs(1));
-        let entries = loop {
-            match history::read(&self.flight.link, &execution_id).await {
-                Ok(entries) => break entries,
+        loop {
+            match history::read(&self.flight.link, execution_id).await {
+                Ok(entries) => {
+                    let message = |entry| match entry {
+                        history::Entry::Event(e) => LogMessage::Event(e),
+                        history::Entry::Command(c) => LogMessage::Command(c),
+                    };
+                    return Some(entries.into_iter().map(|(_, entry)| message(entry)).collect());
+                }
                 Err(e) => {
                     tracing::warn!(execution_id, error = %e, "cannot read what the log has of a redelivered task; trying again");
                     tokio::select! {
@@ -163,16 +211,7 @@ impl Walk {
                     }
                 }
             }
-        };
-        let mut events = Vec::new();
-        for (_, entry) in entries {
-            match entry {
-                history::Entry::Event(e) => events.push(*e),
-                history::Entry::Command(c) => self.run.command(&c),
-            }
         }
-        self.run.learn(events.iter());
-        Some(())
     }
 
     /// Runs one attempt of one node.
@@ -219,7 +258,7 @@ impl Walk {
             _ => "worker.note",
         });
         let body = serde_json::to_vec(&event).unwrap_or_default();
-        Box::pin(self.flight.publisher.send(Write::with_id(subject, &message_id(&event), body)).await)
+        Box::pin(self.flight.publisher.send(Write::with_id(subject, &self.run.message_id(&event), body)).await)
     }
 
     async fn leave(&self, left: Left, reply: Subject) {

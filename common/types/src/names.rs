@@ -142,6 +142,10 @@ impl Names {
     pub fn task(&self, kind: &str, execution_id: &str) -> String {
         format!("{}.tasks.{kind}.{}.{}", self.ns, self.shard(execution_id), token(execution_id))
     }
+    /// All tasks of an execution.
+    pub fn tasks_of(&self, execution_id: &str) -> String {
+        format!("{}.tasks.*.{}.{}", self.ns, self.shard(execution_id), token(execution_id))
+    }
     /// The durable consumer of a type's tasks.
     pub fn task_consumer(kind: &str) -> String {
         format!("tasks_{kind}")

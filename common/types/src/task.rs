@@ -37,8 +37,25 @@ pub struct Task {
     /// already, as it does for a redelivered task.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recovered: bool,
+    /// Where the log stood when this task was found to have got lost and was emitted again; 0 if it was not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repair: u64,
     /// The nodes, in order; at least one.
     pub nodes: Vec<TaskNode>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl Task {
+    /// Its `Nats-Msg-Id`: one that is emitted again because it got lost is not a repeat.
+    pub fn message_id(&self) -> String {
+        match self.repair {
+            0 => self.task_id.clone(),
+            at => format!("{}~{at}", self.task_id),
+        }
+    }
 }
 
 /// One node of a task.

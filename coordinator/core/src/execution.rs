@@ -8,7 +8,7 @@ use std::{
 use haltline_types::{
     Timestamp,
     control::Flag,
-    event::{Command, CommandType, Event, EventType},
+    event::{Claims, Command, CommandType, Event, EventType},
     record::Record,
 };
 use serde_json::{Map, Value};
@@ -71,6 +71,7 @@ pub struct Execution {
     /// How many of these are of the task that began at a node: a task that two workers ran at once
     /// can end twice, at different nodes, and is not to be counted twice.
     pub(crate) counted: BTreeMap<u32, u32>,
+    pub(crate) claims: Claims,
     pub(crate) stop: Option<Stop>,
     pub(crate) ended: bool,
     /// The time of the last input: time comes in with inputs only.
@@ -92,7 +93,20 @@ impl Execution {
             }
         }
         let at = record.started_at;
-        Self { record, plan, nodes, ready, outstanding: 0, completed: 0, events: 1, counted: BTreeMap::new(), stop: None, ended: false, at }
+        Self {
+            record,
+            plan,
+            nodes,
+            ready,
+            outstanding: 0,
+            completed: 0,
+            events: 1,
+            counted: BTreeMap::new(),
+            claims: Claims::default(),
+            stop: None,
+            ended: false,
+            at,
+        }
     }
 
     /// Its id.
@@ -138,7 +152,7 @@ impl Execution {
     fn apply_result(&mut self, event: &Event) -> Applied {
         let Some(i) = event.node_id.as_deref().and_then(|id| self.plan.find(id)) else { return Applied::Ignored };
         // Only results are inputs, and the first one by log order stands.
-        if !event.kind.is_input() || matches!(self.nodes[i as usize], NodeState::Done(_) | NodeState::Ended) {
+        if !event.kind.is_input() || matches!(self.nodes[i as usize], NodeState::Done(_) | NodeState::Ended) || self.claims.is_void(event) {
             return Applied::Ignored;
         }
         self.at = self.at.max(event.timestamp);
@@ -147,6 +161,13 @@ impl Execution {
         let counted = self.counted.entry(head).or_default();
         self.events += told.saturating_sub(*counted);
         *counted = told.max(*counted);
+        if let Some(rest) = event.rest_events {
+            // The task that goes on, if any does, tells these again.
+            self.events += rest;
+            if let Some(next) = self.plan.node(i).chain_next {
+                *self.counted.entry(next).or_default() += rest;
+            }
+        }
         // Whatever task has one of these nodes is over: its own result would come too late to count.
         for n in event.segment.iter().filter_map(|s| self.plan.find(&s.node_id)).chain([i]).collect::<Vec<_>>() {
             if let NodeState::InTask(head) = self.nodes[n as usize] {
@@ -182,6 +203,7 @@ impl Execution {
     }
 
     fn apply_command(&mut self, command: &Command) -> Applied {
+        self.claims.take_in(command);
         if self.stop.is_some() {
             return Applied::Ignored;
         }

@@ -98,6 +98,7 @@ impl Execution {
             created_at: self.at,
             traceparent: traceparent(self.id()),
             recovered: rest,
+            repair: 0,
             nodes,
         }
     }

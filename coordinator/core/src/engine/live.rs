@@ -10,7 +10,7 @@ use haltline_types::{
     submit::{Accepted, Reply},
 };
 
-use super::{Body, Engine, Live, Loading, LogMessage, Out, Purpose, Slot, WriteId};
+use super::{Body, Engine, Live, Loading, LogMessage, Out, Purpose, Slot, WriteId, stuck::Quiet};
 use crate::{
     execution::{Applied, Execution, Input},
     outputs::Output,
@@ -37,6 +37,7 @@ impl Engine {
                     return;
                 }
                 live.entries.push(entry);
+                live.quiet = Quiet::default();
                 self.advance(&id);
             }
             Some(Slot::Creating { inputs, entries, .. }) => {
@@ -90,7 +91,7 @@ impl Engine {
         self.records.place(entry, revision);
         if !inputs.is_empty() {
             // Our record, but someone else found it first and runs it.
-            self.load(id, Loading { waiting: vec![waiting], inputs, entries, created: Some(entry) });
+            self.load(id, Loading { waiting: vec![waiting], inputs, entries, created: Some(entry), ..Loading::default() });
             return;
         }
         let execution = Execution::accept(*record, waiting.plan);
@@ -105,6 +106,7 @@ impl Engine {
             stored: HashSet::new(),
             recovered: false,
             halting: false,
+            quiet: Quiet::default(),
             ended: None,
         };
         live.unanswered += 1;

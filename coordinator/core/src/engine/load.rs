@@ -23,7 +23,7 @@ impl Engine {
     /// Forgets an execution and reads it anew.
     pub(super) fn reload(&mut self, id: &str) {
         let Some(Slot::Live(live)) = self.slots.remove(id) else { return };
-        self.load(id, Loading { entries: live.entries, created: live.created, ..Loading::default() });
+        self.load(id, Loading { entries: live.entries, created: live.created, quiet: live.quiet, ..Loading::default() });
     }
 
     /// What a load found: rebuilds the state input by input as it was decided live, and emits what the
@@ -33,7 +33,7 @@ impl Engine {
     /// an execution must not end while a task of it may be in the queue. Emitting such a task is
     /// harmless, leaving it out is not.
     pub fn loaded(&mut self, id: &str, loaded: Loaded) {
-        let Some(Slot::Loading(Loading { waiting, inputs, entries, created })) = self.slots.remove(id) else { return };
+        let Some(Slot::Loading(Loading { waiting, inputs, entries, created, quiet })) = self.slots.remove(id) else { return };
         let (Some((record, revision)), Some(plan)) = (loaded.record, loaded.plan) else {
             // A record that expired, or never was: nothing can be decided about it.
             self.close(entries, created);
@@ -44,7 +44,7 @@ impl Engine {
             return;
         };
         let ended_id = event_id::ended(id);
-        let mut stored = HashSet::new();
+        let mut stored: HashSet<String> = loaded.queued.into_iter().collect();
         let mut ended = None;
         let mut by_seq: BTreeMap<u64, Input> = inputs.into_iter().collect();
         for (seq, message) in loaded.history {
@@ -105,7 +105,9 @@ impl Engine {
             vec![Output::End(event, Box::new(record))]
         } else {
             let awaited = tasks.into_iter().filter(|(head, _)| execution.awaits(head)).map(|(_, task)| Output::Task(task));
-            awaited.chain(end).collect()
+            let mut outputs: Vec<Output> = awaited.chain(end).collect();
+            self.repair(id, quiet, &stored, &mut outputs);
+            outputs
         };
         let live = Live {
             execution,
@@ -117,6 +119,7 @@ impl Engine {
             stored,
             recovered: true,
             halting: false,
+            quiet,
             ended: outcome,
         };
         self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));

@@ -8,6 +8,7 @@
 
 mod live;
 mod load;
+mod stuck;
 mod submit;
 
 use std::{
@@ -77,7 +78,9 @@ pub struct Loaded {
     pub record: Option<(Record, u64)>,
     /// The pinned definition's plan; `None` if it cannot be had.
     pub plan: Option<Arc<Plan>>,
-    /// Everything the log has of it, in order, repeats dropped.
+    /// Ids of its tasks that are in the queue: not emitted again, a worker may have them.
+    pub queued: Vec<String>,
+    /// Everything the log has of it, in order, read after the queue.
     pub history: Vec<(u64, LogMessage)>,
 }
 
@@ -137,6 +140,8 @@ struct Loading {
     entries: Vec<u64>,
     /// The record's entry, likewise.
     created: Option<u64>,
+    /// Read again because nothing was heard of it.
+    quiet: stuck::Quiet,
 }
 
 /// An execution in memory.
@@ -158,6 +163,8 @@ struct Live {
     recovered: bool,
     /// A halt command was sent; one is enough.
     halting: bool,
+    /// For how long nothing was heard of it.
+    quiet: stuck::Quiet,
     ended: Option<Box<Outcome>>,
 }
 
@@ -179,6 +186,9 @@ pub struct Engine {
     out: VecDeque<Out>,
     /// Executions brought to their end, in all.
     ended: u64,
+    /// Tasks that got lost and were emitted again, in all.
+    repaired: u64,
+    repairs: Vec<String>,
 }
 
 impl Engine {
@@ -197,6 +207,8 @@ impl Engine {
             records_known: Known::new(records_floor),
             out: VecDeque::new(),
             ended: 0,
+            repaired: 0,
+            repairs: Vec::new(),
         }
     }
 

@@ -124,7 +124,7 @@ impl Engine {
     pub(super) fn create_conflicted(&mut self, id: &str) {
         let Some(Slot::Creating { waiting, entry, inputs, entries, .. }) = self.slots.remove(id) else { return };
         // The entry stays open: the sweep may have passed over this record meanwhile.
-        self.load(id, Loading { waiting: vec![waiting], inputs, entries, created: Some(entry) });
+        self.load(id, Loading { waiting: vec![waiting], inputs, entries, created: Some(entry), ..Loading::default() });
     }
 
     /// A request to cancel: it becomes part of the log before anything is decided on it. The shell

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use haltline_core::{After, Execution, Input, Next, NodeOutcome, Output, Plan, TaskRun};
+use haltline_core::{After, Delivery, Execution, Input, Next, NodeOutcome, Output, Plan, TaskRun};
 use haltline_types::{
     Timestamp,
     control::{Flag, Gate, Level},
@@ -17,6 +17,9 @@ use crate::sim::{
     rng::Rng,
     workload::{definition, node, types},
 };
+
+/// The first delivery of a task.
+const FIRST: Delivery = Delivery { deliveries: 1, again: false, walk: 1 };
 
 fn record(plan: &Plan) -> Record {
     serde_json::from_value(json!({
@@ -50,7 +53,7 @@ struct Seen {
 
 /// Runs one task to its end; the events it published, the result last.
 fn work(task: Task, gate: &Gate) -> Vec<Event> {
-    let mut run = TaskRun::new(task, "worker", 1);
+    let mut run = TaskRun::new(task, "worker", FIRST);
     let mut events = Vec::new();
     loop {
         match run.next(gate, Timestamp(0)) {
@@ -196,7 +199,7 @@ fn a_missing_output_is_missing() {
     let plan = Arc::new(Plan::compile(&definition("w", vec![node("a", "give", &[]), node("b", "give", &["a"])]), &types()).expect("valid"));
     let mut execution = Execution::accept(record(&plan), plan);
     let Some(Output::Task(task)) = execution.decide(true, false).pop() else { panic!("a task") };
-    let mut run = TaskRun::new(*task, "w", 1);
+    let mut run = TaskRun::new(*task, "w", FIRST);
     run.next(&Gate::Open, Timestamp(0));
     let After::End(e) = run.after(NodeOutcome::Completed(Map::new()), &Gate::Open, false, Timestamp(0), 1.0, |_, _| 0) else {
         panic!("an end")
