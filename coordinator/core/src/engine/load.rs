@@ -7,7 +7,7 @@ use std::{
 
 use haltline_types::{
     error::{ApiError, Code},
-    event::event_id,
+    event::{Claims, event_id},
     record::{Outcome, Record, Status},
     submit::Reply,
     task::{Task, task_id},
@@ -47,8 +47,10 @@ impl Engine {
         let mut stored: HashSet<String> = loaded.queued.into_iter().collect();
         let mut ended = None;
         let mut by_seq: BTreeMap<u64, Input> = inputs.into_iter().collect();
+        let mut claims = Claims::default();
         for (seq, message) in loaded.history {
             match message {
+                LogMessage::Event(e) if claims.is_void(&e) => {}
                 LogMessage::Event(e) => {
                     stored.insert(e.id.clone());
                     if e.kind.is_input() && e.task_events.is_some() {
@@ -60,6 +62,7 @@ impl Engine {
                     }
                 }
                 LogMessage::Command(c) => {
+                    claims.take_in(&c);
                     by_seq.insert(seq, Input::Command(c));
                 }
             }
