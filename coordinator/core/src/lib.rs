@@ -8,6 +8,7 @@ mod execution;
 mod floor;
 mod outputs;
 mod plan;
+pub mod replay;
 mod segments;
 mod task_run;
 

@@ -9,6 +9,7 @@ mod engine_size;
 mod halt;
 mod halt_watch;
 mod market;
+mod replay;
 mod tidy;
 mod topology;
 mod worker_life;

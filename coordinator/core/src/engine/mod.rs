@@ -11,6 +11,8 @@ mod load;
 mod stuck;
 mod submit;
 
+pub(crate) use load::as_accepted;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
