@@ -60,7 +60,7 @@ pub async fn swap(publisher: &Publisher, bucket: &str, key: &str, revision: u64,
 
 /// Writes an entry, whatever it was.
 pub async fn put(publisher: &Publisher, bucket: &str, key: &str, value: impl Into<Bytes>) -> Result<u64, ApiError> {
-    let write = Write { subject: Names::kv_subject(bucket, key), headers: HeaderMap::new(), payload: value.into() };
+    let write = Write::repeatable(Names::kv_subject(bucket, key), HeaderMap::new(), value);
     publisher.write(write).await.map(|s| s.seq).map_err(unavailable)
 }
 
@@ -68,7 +68,7 @@ pub async fn put(publisher: &Publisher, bucket: &str, key: &str, value: impl Int
 pub async fn delete(publisher: &Publisher, bucket: &str, key: &str) -> Result<(), ApiError> {
     let mut headers = HeaderMap::new();
     headers.insert("KV-Operation", "DEL");
-    let write = Write { subject: Names::kv_subject(bucket, key), headers, payload: Bytes::new() };
+    let write = Write::repeatable(Names::kv_subject(bucket, key), headers, Bytes::new());
     publisher.write(write).await.map(|_| ()).map_err(unavailable)
 }
 

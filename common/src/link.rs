@@ -11,6 +11,8 @@ use std::{
 use async_nats::{Client, ConnectOptions, Event, jetstream};
 use haltline_types::Names;
 
+use crate::sync::SyncState;
+
 /// A connection and the names to use on it. Cheap to clone.
 #[derive(Clone)]
 pub struct Link {
@@ -20,6 +22,8 @@ pub struct Link {
     pub js: jetstream::Context,
     /// Names on the server.
     pub names: Names,
+    /// When the server syncs writes.
+    pub sync: Arc<SyncState>,
 }
 
 /// Why a connection could not be made.
@@ -78,7 +82,7 @@ impl Link {
         };
         let client = options.connect(addresses).await.map_err(|source| ConnectError { url: redact(url), source })?;
         let js = jetstream::new(client.clone());
-        Ok(Self { client, js, names })
+        Ok(Self { client, js, names, sync: Arc::default() })
     }
 
     /// How often this connection was made; changes tell that unanswered writes may be lost. Counted

@@ -3,18 +3,27 @@
 //! One subscription of our own takes all acknowledgements; the reply subject says which write it
 //! answers. A time-out or a reconnect means "unknown": the write is sent again, so every write must
 //! carry a `Nats-Msg-Id` or a compare-and-swap that makes the repeat harmless.
+//!
+//! Where the server syncs every write ([`crate::sync`]), what waits for the same stream leaves as one
+//! atomic batch ([`crate::lanes`]).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
-use async_nats::{HeaderMap, Subscriber};
+use async_nats::{HeaderMap, Subject, Subscriber, header};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
 
-use crate::{Link, js::ErrorBody};
+use crate::{
+    Link,
+    js::ErrorBody,
+    lanes::{FEW, Lanes, Leaving, Place, Refusal},
+    metrics,
+    sync::{self, Sync},
+};
 
 /// An unanswered write is sent again after this long; a healthy server answers within milliseconds.
 const RESEND_AFTER: Duration = Duration::from_secs(2);
@@ -22,6 +31,19 @@ const RESEND_AFTER: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Writes sent again at most per look, so that a slow server is not flooded.
 const RESEND_BATCH: usize = 2048;
+/// Room for headers in what the server takes at most.
+const HEADERS_MAX: usize = 1024;
+
+/// What keeps a write from being stored twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Once {
+    /// Nothing: storing it twice is harmless.
+    Harmless,
+    /// An id by which the server drops repeats.
+    Id(String),
+    /// A compare-and-swap: the subject's last sequence must be this; 0 means there must be none.
+    Swap(u64),
+}
 
 /// Header of a write that was sent before: there may be two of it if the server no longer knows its id.
 pub const AGAIN: &str = "Haltline-Again";
@@ -30,8 +52,10 @@ pub const AGAIN: &str = "Haltline-Again";
 #[derive(Clone, Debug)]
 pub struct Write {
     /// The subject: of a stream, or `$KV.<bucket>.<key>`.
-    pub subject: String,
-    /// Headers: the message id, expectations.
+    pub subject: Subject,
+    /// What keeps it from being stored twice.
+    pub once: Once,
+    /// Further headers.
     pub headers: HeaderMap,
     /// The body.
     pub payload: Bytes,
@@ -39,16 +63,22 @@ pub struct Write {
 
 impl Write {
     /// A message with an id by which the server drops repeats.
-    pub fn with_id(subject: String, id: &str, payload: impl Into<Bytes>) -> Self {
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Msg-Id", id);
-        Self { subject, headers, payload: payload.into() }
+    pub fn with_id(subject: String, id: impl Into<String>, payload: impl Into<Bytes>) -> Self {
+        Self { subject: subject.into(), once: Once::Id(id.into()), headers: HeaderMap::new(), payload: payload.into() }
     }
     /// A compare-and-swap of a subject: `revision` 0 means there must be none.
     pub fn swap(subject: String, revision: u64, payload: impl Into<Bytes>) -> Self {
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Expected-Last-Subject-Sequence", revision.to_string());
-        Self { subject, headers, payload: payload.into() }
+        Self { subject: subject.into(), once: Once::Swap(revision), headers: HeaderMap::new(), payload: payload.into() }
+    }
+    /// A message that may be stored twice, with headers.
+    pub fn repeatable(subject: String, headers: HeaderMap, payload: impl Into<Bytes>) -> Self {
+        Self { subject: subject.into(), once: Once::Harmless, headers, payload: payload.into() }
+    }
+
+    /// The first two tokens of its subject: those of our subjects name the stream.
+    fn stream(&self) -> &str {
+        let mut dots = self.subject.match_indices('.').map(|(i, _)| i);
+        dots.nth(1).map_or(self.subject.as_str(), |end| &self.subject[..end])
     }
 }
 
@@ -81,14 +111,33 @@ struct PubAck {
     seq: u64,
     #[serde(default)]
     duplicate: bool,
+    /// How many messages a batch has.
+    #[serde(default)]
+    count: u64,
     error: Option<ErrorBody>,
+}
+
+/// How a write leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// By itself, past the lanes.
+    Direct,
+    /// It waits in its stream's lane, or left it in a batch.
+    Lane(usize),
+    /// By itself, from its lane.
+    Single(usize),
 }
 
 struct Pending<T> {
     tag: T,
     write: Write,
     sent: Instant,
+    way: Way,
+    /// It was handed to the connection before.
+    tried: bool,
 }
+
+type Answer<T> = (T, Result<Stored, WriteError>);
 
 /// Unanswered writes, each with a tag of the caller's.
 pub struct Outbox<T> {
@@ -96,7 +145,14 @@ pub struct Outbox<T> {
     prefix: String,
     acks: Subscriber,
     pending: BTreeMap<u64, Pending<T>>,
+    lanes: Lanes,
+    /// To be handed to the connection, in order.
+    leaving: VecDeque<Leaving>,
+    /// Answers to be given.
+    answers: VecDeque<Answer<T>>,
     next: u64,
+    /// Most unanswered writes since the last look.
+    most: usize,
     reconnects: u64,
     look: tokio::time::Interval,
 }
@@ -108,92 +164,198 @@ impl<T> Outbox<T> {
         let acks = link.client.subscribe(format!("{prefix}.*")).await?;
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        Ok(Self { link: link.clone(), prefix, acks, pending: BTreeMap::new(), next: 0, reconnects: link.reconnects(), look })
+        Ok(Self {
+            link: link.clone(),
+            prefix,
+            acks,
+            pending: BTreeMap::new(),
+            lanes: Lanes::default(),
+            leaving: VecDeque::new(),
+            answers: VecDeque::new(),
+            next: 0,
+            most: 0,
+            reconnects: link.reconnects(),
+            look,
+        })
     }
 
     /// Unanswered writes.
     pub fn len(&self) -> usize {
-        self.pending.len()
+        self.pending.len() + self.answers.len()
     }
     /// Whether every write was answered.
     pub fn is_empty(&self) -> bool {
-        self.pending.is_empty()
+        self.len() == 0
     }
 
-    /// Sends a write; its answer comes from [`Outbox::next`] with `tag`.
+    /// Sends a write, or lets it wait for [`Outbox::flush`] where writes are grouped; its answer comes
+    /// from [`Outbox::next`] with `tag`.
     pub async fn send(&mut self, tag: T, write: Write) {
         if self.link.reconnects() != self.reconnects {
             // What was lost with the old connection goes first: a result must not overtake the event
             // that its node has started.
-            self.resend().await;
+            self.look_again();
+        }
+        let (bytes, max) = (write.payload.len() + HEADERS_MAX, self.link.client.max_payload());
+        if bytes > max {
+            let why = format!("{} bytes are more than nats-server's max_payload of {max} allows", write.payload.len());
+            self.answers.push_back((tag, Err(WriteError::Refused(why))));
+            return;
         }
         self.next += 1;
         let n = self.next;
-        publish(&self.link, &self.prefix, n, &write).await;
-        self.pending.insert(n, Pending { tag, write, sent: Instant::now() });
+        let grouping = self.grouping();
+        let way = if grouping || !self.lanes.is_empty() {
+            Way::Lane(self.lanes.join(write.stream(), n, bytes))
+        } else {
+            self.leaving.push_back(Leaving { n, place: None });
+            Way::Direct
+        };
+        self.pending.insert(n, Pending { tag, write, sent: Instant::now(), way, tried: false });
+        self.most = self.most.max(self.pending.len());
+        if !grouping {
+            self.flush().await;
+        }
+    }
+
+    /// Sends what waits and may leave. [`Outbox::next`] does so as well. Cancel safe.
+    pub async fn flush(&mut self) {
+        if !self.lanes.is_empty() {
+            let now = Instant::now();
+            let pending = &self.pending;
+            let leaving = self.lanes.leave(self.link.sync.get() == Sync::Always, now, |n| pending.contains_key(&n));
+            for l in &leaving {
+                if let Some(p) = self.pending.get_mut(&l.n) {
+                    p.sent = now;
+                    if let (Way::Lane(lane), None) = (p.way, l.place) {
+                        p.way = Way::Single(lane);
+                    }
+                }
+            }
+            self.leaving.extend(leaving);
+        }
+        while let Some(next) = self.leaving.front() {
+            if let Some(p) = self.pending.get_mut(&next.n) {
+                if std::mem::replace(&mut p.tried, true) {
+                    p.write.headers.insert(AGAIN, "1");
+                }
+                publish(&self.link, &self.prefix, next.n, next.place, &p.write).await;
+            }
+            self.leaving.pop_front();
+        }
     }
 
     /// The next answer. Cancel safe. Never ends while the connection object lives.
-    pub async fn next(&mut self) -> (T, Result<Stored, WriteError>) {
+    pub async fn next(&mut self) -> Answer<T> {
         loop {
+            if let Some(answer) = self.answers.pop_front() {
+                return answer;
+            }
+            self.flush().await;
             tokio::select! {
                 biased;
-                message = self.acks.next() => {
-                    let Some(message) = message else {
-                        // The client was closed: nothing will be answered any more.
-                        if let Some((_, p)) = self.pending.pop_first() {
-                            return (p.tag, Err(WriteError::Closed));
-                        }
-                        std::future::pending::<()>().await;
-                        continue;
-                    };
-                    if let Some(answer) = self.take(&message) {
-                        return answer;
+                message = self.acks.next() => match message {
+                    Some(message) => self.take(&message),
+                    // The client was closed: nothing will be answered any more.
+                    None => match self.pending.pop_first() {
+                        Some((_, p)) => return (p.tag, Err(WriteError::Closed)),
+                        None => std::future::pending().await,
+                    },
+                },
+                _ = self.look.tick() => {
+                    if std::mem::take(&mut self.most) > FEW {
+                        sync::measure_if_due(&self.link);
                     }
+                    self.look_again();
                 }
-                _ = self.look.tick() => self.resend().await,
             }
         }
     }
 
-    fn take(&mut self, message: &async_nats::Message) -> Option<(T, Result<Stored, WriteError>)> {
-        let n: u64 = message.subject.as_str().rsplit('.').next()?.parse().ok()?;
+    fn grouping(&self) -> bool {
+        self.link.sync.get() == Sync::Always
+    }
+
+    fn take(&mut self, message: &async_nats::Message) {
+        let Some(number) = message.subject.as_str().rsplit('.').next() else { return };
         if message.status.is_some() {
-            return None; // no responders: the stream has no leader right now; sent again later
+            return; // no responders: the stream has no leader right now; sent again later
         }
         let ack: PubAck = match serde_json::from_slice(&message.payload) {
             Ok(ack) => ack,
             Err(e) => {
                 tracing::warn!(error = %e, "malformed acknowledgement; the write will be repeated");
-                return None;
+                return;
             }
         };
+        match number.strip_prefix(GROUP_MARK) {
+            Some(group) => self.take_group(group.parse().unwrap_or_default(), ack),
+            None => self.take_single(number.parse().unwrap_or_default(), ack),
+        }
+    }
+
+    fn take_single(&mut self, n: u64, ack: PubAck) {
         let outcome = match ack.error {
             None => Ok(Stored { seq: ack.seq, duplicate: ack.duplicate }),
             // 10071 wrong last sequence, 10164 the same while another write is in flight
             Some(e) if matches!(e.err_code, 10071 | 10164) => Err(WriteError::Conflict(e.description)),
             Some(e) if e.code == 503 => {
                 tracing::warn!(error = e.description, "nats-server cannot store now; the write will be repeated");
-                return None;
+                return;
             }
             Some(e) => Err(WriteError::Refused(format!("{} ({})", e.description, e.err_code))),
         };
-        // An answer to a write that was sent twice comes twice: the second finds nothing.
-        self.pending.remove(&n).map(|p| (p.tag, outcome))
+        self.answer(n, outcome);
     }
 
-    async fn resend(&mut self) {
+    fn take_group(&mut self, group: u64, ack: PubAck) {
+        match ack.error {
+            None => match self.lanes.stored(group, ack.seq, ack.count) {
+                Some(stored) => {
+                    metrics::WRITES_GROUPED.add(stored.len() as u64);
+                    stored.into_iter().for_each(|(n, seq)| self.answer(n, Ok(Stored { seq, duplicate: false })));
+                }
+                None => tracing::debug!(group, "an answer to a batch that is not waited for"),
+            },
+            Some(e) if e.code == 503 => tracing::warn!(error = e.description, "nats-server cannot store now; the batch will be repeated"),
+            Some(e) => {
+                let why = match e.err_code {
+                    // The stream was made without `allow_atomic`, or mirrors another.
+                    10174 | 10198 => Refusal::Never,
+                    // Too many batches in flight; staging one failed.
+                    10210 | 10176 => Refusal::Busy,
+                    _ => Refusal::Message,
+                };
+                tracing::debug!(group, error = e.description, ?why, "a batch was refused; its writes leave again");
+                self.lanes.refused(group, why);
+            }
+        }
+    }
+
+    /// An answer to a write that was sent twice comes twice: the second finds nothing.
+    fn answer(&mut self, n: u64, outcome: Result<Stored, WriteError>) {
+        let Some(p) = self.pending.remove(&n) else { return };
+        if let Way::Single(lane) = p.way {
+            self.lanes.single_answered(lane);
+        }
+        self.answers.push_back((p.tag, outcome));
+    }
+
+    /// Lets everything leave again that was not answered in time, or was in flight on a connection that
+    /// is gone.
+    fn look_again(&mut self) {
         let reconnected = self.link.reconnects() != self.reconnects;
         self.reconnects = self.link.reconnects();
         let now = Instant::now();
-        let mut again = 0;
+        let (patience, most) = if reconnected { (Duration::ZERO, usize::MAX) } else { (RESEND_AFTER, RESEND_BATCH) };
+        let pending = &self.pending;
+        let mut again = self.lanes.give_up(patience, now, |n| pending.contains_key(&n));
         for (n, p) in &mut self.pending {
-            if again == RESEND_BATCH && !reconnected {
+            if again >= most {
                 break;
             }
-            if reconnected || now.duration_since(p.sent) >= RESEND_AFTER {
-                p.write.headers.insert(AGAIN, "1");
-                publish(&self.link, &self.prefix, *n, &p.write).await;
+            if !matches!(p.way, Way::Lane(_)) && now.duration_since(p.sent) >= patience {
+                self.leaving.push_back(Leaving { n: *n, place: None });
                 p.sent = now;
                 again += 1;
             }
@@ -204,13 +366,35 @@ impl<T> Outbox<T> {
     }
 }
 
-async fn publish(link: &Link, prefix: &str, n: u64, write: &Write) {
-    let sent = link
-        .client
-        .publish_with_reply_and_headers(write.subject.clone(), format!("{prefix}.{n}"), write.headers.clone(), write.payload.clone())
-        .await;
+/// In a reply subject, before the number of a batch.
+const GROUP_MARK: char = 'b';
+
+async fn publish(link: &Link, prefix: &str, n: u64, place: Option<Place>, write: &Write) {
+    let mut headers = write.headers.clone();
+    match &write.once {
+        Once::Harmless => {}
+        Once::Id(id) => headers.insert(header::NATS_MESSAGE_ID, id.as_str()),
+        Once::Swap(revision) => headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string()),
+    }
+    let mut reply = Some(format!("{prefix}.{n}"));
+    if let Some(place) = place {
+        // The inbox is drawn at random: with the batch's number it is an id that nobody else uses.
+        let id = prefix.rsplit('.').next().unwrap_or_default();
+        headers.insert(header::NATS_BATCH_ID, format!("{id}-{}", place.group));
+        headers.insert(header::NATS_BATCH_SEQUENCE, place.index.to_string());
+        if place.last {
+            headers.insert(header::NATS_BATCH_COMMIT, header::NATS_BATCH_COMMIT_FINAL);
+        }
+        // Only the end of a batch is answered.
+        reply = place.last.then(|| format!("{prefix}.{GROUP_MARK}{}", place.group));
+    }
+    let (subject, payload) = (write.subject.clone(), write.payload.clone());
+    let sent = match reply {
+        Some(reply) => link.client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
+        None => link.client.publish_with_headers(subject, headers, payload).await,
+    };
     if let Err(e) = sent {
-        // Too large for the server, or the client is closed; the time-out repeats or the caller ends.
-        tracing::warn!(error = %e, subject = write.subject, "cannot hand a write to the connection");
+        // The client is closed: the caller is told.
+        tracing::warn!(error = %e, subject = %write.subject, "cannot hand a write to the connection");
     }
 }

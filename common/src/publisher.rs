@@ -36,7 +36,14 @@ impl Publisher {
                         }
                     }
                     next = incoming.recv(), if open => match next {
-                        Some((write, answer)) => outbox.send(answer, write).await,
+                        Some((write, answer)) => {
+                            outbox.send(answer, write).await;
+                            // What came with it leaves with it.
+                            while let Ok((write, answer)) = incoming.try_recv() {
+                                outbox.send(answer, write).await;
+                            }
+                            outbox.flush().await;
+                        }
                         None => open = false,
                     },
                 }

@@ -27,6 +27,8 @@ pub const TASK_ACK_WAIT: Duration = Duration::from_millis(1500);
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// Tasks waiting; above it dispatch waits instead of growing the stream.
 const TASKS_MAX: i64 = 5_000_000;
+/// What was written to measure is of no use to anyone.
+const PROBES_KEPT: Duration = Duration::from_secs(60);
 /// Presence of a worker that stopped renewing it.
 const PRESENCE: Duration = Duration::from_secs(10);
 
@@ -90,6 +92,7 @@ fn streams(names: &Names, s: &StorageSettings) -> Vec<StreamSpec> {
             "max_msgs_per_subject": 1, "max_age": 0, "max_bytes": -1, "max_msgs": -1,
             "max_msg_size": MESSAGE_BYTES_MAX + 64 * 1024,
             "discard": "new", "deny_delete": true, "allow_rollup_hdrs": true, "allow_direct": true,
+            "allow_atomic": true,
             "duplicate_window": nanos(DUPLICATE_WINDOW),
             "metadata": metadata(what),
         });
@@ -111,7 +114,7 @@ fn streams(names: &Names, s: &StorageSettings) -> Vec<StreamSpec> {
                 "subjects": [names.events_all()],
                 "retention": "limits", "storage": "file", "num_replicas": s.replicas,
                 "max_age": keep, "max_bytes": s.events_bytes_max, "max_msgs": -1, "max_msg_size": 1 << 20,
-                "discard": "old", "allow_direct": true, "duplicate_window": nanos(DUPLICATE_WINDOW),
+                "discard": "old", "allow_direct": true, "allow_atomic": true, "duplicate_window": nanos(DUPLICATE_WINDOW),
                 "metadata": metadata("events"),
             }),
         },
@@ -123,8 +126,19 @@ fn streams(names: &Names, s: &StorageSettings) -> Vec<StreamSpec> {
                 "subjects": [names.tasks_all()],
                 "retention": "workqueue", "storage": "file", "num_replicas": s.replicas,
                 "max_age": keep, "max_bytes": s.records_bytes_max, "max_msgs": TASKS_MAX, "max_msg_size": 1 << 20,
-                "discard": "new", "allow_direct": true, "duplicate_window": nanos(DUPLICATE_WINDOW),
+                "discard": "new", "allow_direct": true, "allow_atomic": true, "duplicate_window": nanos(DUPLICATE_WINDOW),
                 "metadata": metadata("tasks"),
+            }),
+        },
+        StreamSpec {
+            name: names.sync_probe_stream(),
+            config: json!({
+                "name": names.sync_probe_stream(),
+                "description": "Haltline measures here when nats-server syncs writes to its disk; the content means nothing",
+                "subjects": [names.sync_probe()],
+                "retention": "limits", "storage": "file", "num_replicas": s.replicas,
+                "max_age": nanos(PROBES_KEPT), "max_bytes": 1 << 20, "max_msgs": 64, "max_msg_size": 1024,
+                "discard": "old", "metadata": metadata("measurements"),
             }),
         },
         bucket(

@@ -198,7 +198,7 @@ impl Active {
                 Some(Ok(fetched)) = self.fetches.join_next(), if !self.fetches.is_empty() => self.fetched(fetched),
                 () = self.control.changed() => self.flag_changed().await,
                 // The gate also closes by getting old: looked at in between.
-                _ = look.tick() => {}
+                _ = look.tick() => self.engine.tick(clock::now()),
                 _ = tick.tick() => {
                     self.sweep_again();
                     self.write_checkpoint().await;
@@ -242,6 +242,7 @@ impl Active {
                 }
             }
         }
+        self.outbox.flush().await;
         while self.loads.len() < LOADS_MAX
             && let Some(id) = self.loads_waiting.pop()
         {
@@ -409,7 +410,7 @@ impl Active {
         event.new_state = Some(flag.state.as_str().into());
         event.reason = Some(flag.reason.clone());
         event.by = Some(flag.by.clone());
-        let write = Write::with_id(self.link.names.control_events(), &event.id, perform::json(&event));
+        let write = Write::with_id(self.link.names.control_events(), event.id.as_str(), perform::json(&event));
         self.outbox.send(Tag::FlagEvent, write).await;
     }
 

@@ -18,6 +18,7 @@ pub struct Nats {
     binary: PathBuf,
     dir: PathBuf,
     port: u16,
+    sync: Option<String>,
     server: Option<Managed>,
     /// Whether it is to run: not after [`Nats::kill`].
     wanted: bool,
@@ -30,10 +31,27 @@ impl Nats {
     /// # Errors
     /// When there is none to run, or it does not come up.
     pub async fn start(dir: &Path) -> anyhow::Result<Self> {
+        Self::start_synced(dir, None).await
+    }
+
+    /// The same with a `sync_interval`.
+    ///
+    /// # Errors
+    /// As [`Nats::start`].
+    pub async fn start_synced(dir: &Path, sync: Option<&str>) -> anyhow::Result<Self> {
+        let sync = sync.map(str::to_owned);
         let binary = binary().await?;
         let mut tried = 0;
         loop {
-            let mut nats = Self { binary: binary.clone(), dir: dir.to_owned(), port: port::free(), server: None, wanted: true, ended: 0 };
+            let mut nats = Self {
+                binary: binary.clone(),
+                dir: dir.to_owned(),
+                port: port::free(),
+                sync: sync.clone(),
+                server: None,
+                wanted: true,
+                ended: 0,
+            };
             tried += 1;
             match nats.up().await {
                 Ok(()) => return Ok(nats),
@@ -48,7 +66,8 @@ impl Nats {
     /// # Errors
     /// When it does not come up.
     pub async fn up(&mut self) -> anyhow::Result<()> {
-        let options = Options { port: self.port, ready_within: Duration::from_secs(30), ..Options::new(&self.dir) };
+        let options =
+            Options { port: self.port, sync_interval: self.sync.clone(), ready_within: Duration::from_secs(30), ..Options::new(&self.dir) };
         let server =
             until("the folder is free", Duration::from_secs(5), async || match Managed::start(&self.binary, options.clone()).await {
                 // A child that another test starts right now has a copy of the folder's lock, until it has

@@ -94,9 +94,9 @@ impl Walk {
                 return Left::Abandoned(STALLED);
             }
             if self.entered.cancel.is_cancelled()
-                && let Some((by, reason)) = self.flight.cancelled(&self.run.task().correlation.execution_id)
+                && let Some(command) = self.flight.stopped(&self.run.task().correlation.execution_id)
             {
-                self.run.cancel(&by, &reason);
+                self.run.command(&command);
             }
             match self.run.next(&self.flight.control.gate(), clock::now()) {
                 Next::Finished => return Left::Done,
@@ -183,7 +183,7 @@ impl Walk {
             fault::point("worker.claim");
             let subject = self.flight.link.names.command(&command.execution_id);
             let body = serde_json::to_vec(&command).unwrap_or_default();
-            if let Err(e) = self.flight.publisher.write(Write::with_id(subject, &command.message_id(), body)).await {
+            if let Err(e) = self.flight.publisher.write(Write::with_id(subject, command.message_id(), body)).await {
                 tracing::error!(error = %e, "a claim could not be stored");
                 return Err(Left::Abandoned(NOT_STORED));
             }
@@ -223,9 +223,10 @@ impl Walk {
             node_run::Attempted::GivenUp => return Step::GivenUp,
             node_run::Attempted::Stale => return Step::Stale,
         };
-        if outcome == NodeOutcome::Cancelled {
-            let (by, reason) = self.flight.cancelled(&self.run.task().correlation.execution_id).unwrap_or_default();
-            self.run.cancel(&by, &reason);
+        if outcome == NodeOutcome::Cancelled
+            && let Some(command) = self.flight.stopped(&self.run.task().correlation.execution_id)
+        {
+            self.run.command(&command);
         }
         let next_kind = self.run.task().nodes.get(node + 1).map(|n| n.kind.as_str());
         let can_run_next = next_kind.is_some_and(|k| self.flight.slots.contains_key(k));
@@ -258,7 +259,7 @@ impl Walk {
             _ => "worker.note",
         });
         let body = serde_json::to_vec(&event).unwrap_or_default();
-        Box::pin(self.flight.publisher.send(Write::with_id(subject, &self.run.message_id(&event), body)).await)
+        Box::pin(self.flight.publisher.send(Write::with_id(subject, self.run.message_id(&event), body)).await)
     }
 
     async fn leave(&self, left: Left, reply: Subject) {

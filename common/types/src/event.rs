@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Timestamp, control::Flag};
+use crate::{Timestamp, control::Flag, record::FailedNode};
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -138,6 +138,9 @@ pub struct Event {
     /// Its kind, as `Timeout`, `Connection`, `MissingInput`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_type: Option<String>,
+    /// On terminal events: the first nodes that failed and whose `on_error` let the execution go on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FailedNode>,
     /// Milliseconds until the next attempt, on `node_retrying`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_in_ms: Option<u64>,
@@ -232,6 +235,7 @@ impl Event {
             outputs: None,
             error: None,
             error_type: None,
+            errors: Vec::new(),
             retry_in_ms: None,
             node_count: None,
             workflow_version: None,
@@ -272,6 +276,10 @@ pub mod event_id {
     /// Of a node's one result: completed, failed or refused.
     pub fn node_result(execution_id: &str, node_id: &str) -> String {
         format!("{execution_id}/{node_id}/result")
+    }
+    /// Of `node_skipped`.
+    pub fn node_skipped(execution_id: &str, node_id: &str) -> String {
+        format!("{execution_id}/{node_id}/skipped")
     }
     /// Of `emergency_state_changed` for a revision of a control key.
     pub fn control(key: &str, revision: u64) -> String {

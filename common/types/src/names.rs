@@ -8,6 +8,7 @@
 //! | `<ns>.events.<shard>.input.<execution>.command` | commands, stored before they are acted on |
 //! | `<ns>.events.control.note.global` | changes of the control flag |
 //! | `<ns>.tasks.<type>.<shard>.<execution>` | tasks |
+//! | `<ns>.sync_probe` | nothing: writes that measure when the server syncs |
 //! | `<ns>.submit.<shard>`, `<ns>.cancel.<shard>` | requests to a coordinator (core NATS) |
 //! | `<ns>.coordinator` | asks the active coordinator who it is (core NATS) |
 //! | `<ns>.stop.<execution>` | hint to workers that an execution was cancelled (core NATS) |
@@ -54,6 +55,14 @@ impl Names {
     pub fn tasks_stream(&self) -> String {
         format!("{}_tasks", self.ns)
     }
+    /// Stream that only measures.
+    pub fn sync_probe_stream(&self) -> String {
+        format!("{}_sync_probe", self.ns)
+    }
+    /// Subject of what is written to measure.
+    pub fn sync_probe(&self) -> String {
+        format!("{}.sync_probe", self.ns)
+    }
     /// Bucket of records.
     pub fn executions_bucket(&self) -> String {
         format!("{}_executions", self.ns)
@@ -94,6 +103,10 @@ impl Names {
     /// What the coordinator reads of the log.
     pub fn inputs_all(&self) -> String {
         format!("{}.events.*.input.>", self.ns)
+    }
+    /// What is read of one shard's part of the log.
+    pub fn inputs_of_shard(&self, shard: u32) -> String {
+        format!("{}.events.{shard}.input.>", self.ns)
     }
     /// Events that only tell.
     pub fn note(&self, execution_id: &str) -> String {
@@ -150,6 +163,10 @@ impl Names {
     pub fn task_consumer(kind: &str) -> String {
         format!("tasks_{kind}")
     }
+    /// The type whose tasks a durable consumer delivers.
+    pub fn type_of_task_consumer(consumer: &str) -> Option<&str> {
+        consumer.strip_prefix("tasks_")
+    }
 
     /// Submissions to a shard's coordinator.
     pub fn submit(&self, shard: u32) -> String {
@@ -183,6 +200,10 @@ impl Names {
     /// Key of the coordinators' checkpoint.
     pub fn checkpoint_key() -> &'static str {
         "coordinator"
+    }
+    /// Key of a shard's checkpoint.
+    pub fn shard_checkpoint_key(shard: u32) -> String {
+        format!("shard.{shard}")
     }
     /// Subject filter of all pointers to latest versions.
     pub fn latest_all(&self) -> String {

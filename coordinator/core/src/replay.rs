@@ -240,6 +240,7 @@ impl Replay {
                     let nodes: Vec<&str> = task.nodes.iter().map(|n| n.id.as_str()).collect();
                     format!("task {} of {}", task.task_id, nodes.join(", "))
                 }
+                Output::Skipped(event) => format!("skip {}", event.node_id.as_deref().unwrap_or_default()),
                 Output::End(event, _) => {
                     let told = format!("end {}", event.status.as_deref().unwrap_or_default());
                     self.end = Some(event);

@@ -14,7 +14,11 @@ use haltline_types::{
 };
 use serde_json::{Map, Value};
 
-use crate::{engine::LogMessage, outputs::look_up_output};
+use crate::{
+    engine::LogMessage,
+    execution::DEADLINE_EXCEEDED,
+    outputs::{deadline_passed, look_up_output},
+};
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,7 +69,7 @@ pub enum NodeOutcome {
     },
     /// The flag refused its side effect.
     Halted(Flag),
-    /// It stopped because the execution was cancelled.
+    /// It stopped because the execution was cancelled, or its deadline passed.
     Cancelled,
 }
 
@@ -101,7 +105,8 @@ pub struct TaskRun {
     ids: HashMap<String, usize>,
     outputs: HashMap<String, Map<String, Value>>,
     finished: bool,
-    cancelled: Option<(String, String)>,
+    /// The command that stopped the execution: a cancel or a time-out.
+    stopped: Option<Command>,
     /// The log says that the execution was halted, whatever the flag says by now.
     halted: Option<Flag>,
 }
@@ -126,7 +131,7 @@ impl TaskRun {
             ids: HashMap::new(),
             outputs: HashMap::new(),
             finished: false,
-            cancelled: None,
+            stopped: None,
             halted: None,
         }
     }
@@ -220,7 +225,9 @@ impl TaskRun {
 
     /// The execution was cancelled: no further node starts.
     pub fn cancel(&mut self, by: &str, reason: &str) {
-        self.cancelled.get_or_insert_with(|| (by.to_owned(), reason.to_owned()));
+        let id = &self.task.correlation.execution_id;
+        let command = || Command { by: by.to_owned(), reason: reason.to_owned(), ..Command::new(CommandType::Cancel, id, Timestamp(0)) };
+        self.stopped.get_or_insert_with(command);
     }
 
     /// The execution was halted: no further node starts, also if the flag was lowered since.
@@ -228,17 +235,19 @@ impl TaskRun {
         self.halted.get_or_insert_with(|| flag.clone());
     }
 
-    /// Takes in a command that the log has of the execution.
+    /// Takes in a command that the log has of the execution, or that was heard of.
     pub fn command(&mut self, command: &Command) {
         match command.kind {
-            CommandType::Cancel => self.cancel(&command.by, &command.reason),
+            CommandType::Cancel | CommandType::Timeout => {
+                self.stopped.get_or_insert_with(|| command.clone());
+            }
             CommandType::Halt => {
                 let unnamed = || Flag::unreadable(command.reason.clone(), 0, None);
                 self.halt(&command.halted.clone().unwrap_or_else(unnamed));
             }
             // It ended without this task.
             CommandType::Abandon => self.finished = true,
-            CommandType::Claim | CommandType::Resolve | CommandType::Timeout => {}
+            CommandType::Claim | CommandType::Resolve => {}
         }
     }
 
@@ -300,19 +309,16 @@ impl TaskRun {
         if let Some(flag) = self.halted.clone() {
             return Next::End(vec![self.refuse_halted(now, flag, None)]);
         }
+        self.look_at(now);
         match gate {
             Gate::Halted(flag) => return Next::End(vec![self.refuse_halted(now, flag.clone(), None)]),
-            Gate::Unsure(why) if self.cancelled.is_none() => return Next::Wait(why.clone()),
+            Gate::Unsure(why) if self.stopped.is_none() => return Next::Wait(why.clone()),
             Gate::Unsure(_) | Gate::Open => {}
         }
-        if let Some((by, reason)) = self.cancelled.clone() {
-            return Next::End(vec![self.refuse_cancelled(now, by, reason)]);
+        if self.stopped.is_some() {
+            return Next::End(vec![self.refuse_stopped(now)]);
         }
         let started = self.started(now);
-        if now > self.task.deadline {
-            let message = format!("the execution's deadline {} has passed", self.task.deadline);
-            return Next::End(self.fail_unrun(started, now, "DeadlineExceeded", message));
-        }
         match self.inputs() {
             Ok(inputs) => Next::Start { started: started.map(Box::new), node: self.at, attempt: self.attempt, inputs },
             Err(message) => Next::End(self.fail_unrun(started, now, "MissingInput", message)),
@@ -330,6 +336,7 @@ impl TaskRun {
         duration_ms: f64,
         delay: impl FnOnce(&RetryPolicy, u32) -> u64,
     ) -> After {
+        self.look_at(now);
         let flag = match gate {
             Gate::Halted(flag) => Some(flag.clone()),
             Gate::Open | Gate::Unsure(_) => self.halted.clone(),
@@ -345,7 +352,7 @@ impl TaskRun {
                 self.outputs.insert(self.node().id.clone(), outputs);
                 let full = || self.outputs.values().map(json::size).sum::<usize>() > SEGMENT_BYTES_MAX;
                 // The size last: it is measured only where the segment could go on.
-                if last || flag.is_some() || !can_run_next || self.cancelled.is_some() || full() {
+                if last || flag.is_some() || !can_run_next || self.stopped.is_some() || full() {
                     return After::End(Box::new(self.result(e)));
                 }
                 self.ids.insert(e.id.clone(), self.at);
@@ -360,8 +367,8 @@ impl TaskRun {
                 if again && let Some(flag) = flag {
                     return After::End(Box::new(self.refuse_halted(now, flag, Some(duration_ms))));
                 }
-                if again && let Some((by, reason)) = self.cancelled.clone() {
-                    return After::End(Box::new(self.refuse_cancelled(now, by, reason)));
+                if again && self.stopped.is_some() {
+                    return After::End(Box::new(self.refuse_stopped(now)));
                 }
                 let mut e = self.event(if again { EventType::NodeRetrying } else { EventType::NodeFailed }, now);
                 e.duration_ms = Some(duration_ms);
@@ -378,10 +385,15 @@ impl TaskRun {
                 After::Retry(Box::new(e), wait)
             }
             NodeOutcome::Halted(flag) => After::End(Box::new(self.refuse_halted(now, flag, Some(duration_ms)))),
-            NodeOutcome::Cancelled => {
-                let (by, reason) = self.cancelled.clone().unwrap_or_default();
-                After::End(Box::new(self.refuse_cancelled(now, by, reason)))
-            }
+            NodeOutcome::Cancelled => After::End(Box::new(self.refuse_stopped(now))),
+        }
+    }
+
+    /// Whether the deadline has passed, by this worker's own clock.
+    fn look_at(&mut self, now: Timestamp) {
+        if now > self.task.deadline {
+            let id = &self.task.correlation.execution_id;
+            self.stopped.get_or_insert_with(|| Command::new(CommandType::Timeout, id, now));
         }
     }
 
@@ -436,11 +448,19 @@ impl TaskRun {
         self.result(e)
     }
 
-    fn refuse_cancelled(&mut self, now: Timestamp, by: String, reason: String) -> Event {
+    fn refuse_stopped(&mut self, now: Timestamp) -> Event {
         let mut e = self.event(EventType::NodeRefused, now);
-        e.error_type = Some("Cancelled".into());
-        e.reason = Some(reason);
-        e.by = Some(by);
+        match &self.stopped {
+            Some(c) if c.kind == CommandType::Timeout => {
+                e.error_type = Some(DEADLINE_EXCEEDED.into());
+                e.reason = Some(deadline_passed(self.task.deadline));
+            }
+            stopped => {
+                e.error_type = Some("Cancelled".into());
+                e.reason = Some(stopped.as_ref().map(|c| c.reason.clone()).unwrap_or_default());
+                e.by = Some(stopped.as_ref().map(|c| c.by.clone()).unwrap_or_default());
+            }
+        }
         self.result(e)
     }
 

@@ -25,7 +25,7 @@ async fn put(site: &Site, headers: Headers, value: &'static [u8]) -> anyhow::Res
     let mut map = HeaderMap::new();
     headers.iter().for_each(|(name, value)| map.insert(*name, *value));
     let subject = Names::kv_subject(&site.link().names.control_bucket(), GLOBAL_KEY);
-    let write = Write { subject, headers: map, payload: value.into() };
+    let write = Write::repeatable(subject, map, value);
     Publisher::start(site.link()).await?.write(write).await?;
     Ok(())
 }

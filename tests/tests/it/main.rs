@@ -6,12 +6,16 @@ mod crash;
 mod engine;
 mod engine_ids;
 mod engine_size;
+mod grouped;
 mod halt;
 mod halt_watch;
 mod market;
+mod on_error;
+mod operations;
 mod replay;
 mod tidy;
 mod topology;
+mod torture;
 mod worker_life;
 
 /// The `haltline` command.

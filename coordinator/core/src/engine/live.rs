@@ -110,6 +110,7 @@ impl Engine {
             ended: None,
         };
         live.unanswered += 1;
+        self.deadlines.insert((live.execution.deadline(), id.to_owned()));
         self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
         self.write(Purpose::Output(id.to_owned()), Body::Note(Box::new(started)));
         self.advance(id);
@@ -148,6 +149,8 @@ impl Engine {
                     task.recovered |= live.recovered || live.execution.is_stopped();
                     writes.push((false, Body::Task(task)));
                 }
+                Output::Skipped(event) if live.stored.contains(&event.id) => {}
+                Output::Skipped(event) => writes.push((false, Body::Note(event))),
                 Output::End(event, record) => {
                     if !live.stored.contains(&event.id) {
                         writes.push((false, Body::Note(event)));
@@ -218,6 +221,7 @@ impl Engine {
         if ended {
             let outcome = live.ended.take();
             let notify = live.execution.record().notify.clone();
+            self.deadlines.remove(&(live.execution.deadline(), id.to_owned()));
             self.slots.remove(id);
             self.ended += 1;
             if let (Some(subject), Some(outcome)) = (notify, outcome) {

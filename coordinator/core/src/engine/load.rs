@@ -23,6 +23,7 @@ impl Engine {
     /// Forgets an execution and reads it anew.
     pub(super) fn reload(&mut self, id: &str) {
         let Some(Slot::Live(live)) = self.slots.remove(id) else { return };
+        self.deadlines.remove(&(live.execution.deadline(), id.to_owned()));
         self.load(id, Loading { entries: live.entries, created: live.created, quiet: live.quiet, ..Loading::default() });
     }
 
@@ -71,7 +72,7 @@ impl Engine {
         let until = ended.as_ref().map_or(self.read, |(seq, _)| *seq);
         let mut execution = Execution::accept(as_accepted(&record), Arc::clone(&plan));
         let mut tasks: BTreeMap<String, Box<Task>> = BTreeMap::new();
-        let mut end = None;
+        let (mut skipped, mut end) = (Vec::new(), None);
         let segments = self.limits.segments;
         let mut decide = |execution: &mut Execution| {
             for output in execution.decide(true, segments) {
@@ -79,6 +80,7 @@ impl Engine {
                     Output::Task(task) => {
                         tasks.insert(task.nodes[0].id.clone(), task);
                     }
+                    Output::Skipped(_) => skipped.push(output),
                     Output::End(..) => end = Some(output),
                 }
             }
@@ -102,13 +104,15 @@ impl Engine {
             // The record is final but the log lacks events: they are emitted, the record stays.
             outcome = Some(Box::new(Outcome::from(&record)));
             let event = execution.end_as_recorded(&record);
-            vec![Output::End(Box::new(event), Box::new(record.clone()))]
+            skipped.push(Output::End(Box::new(event), Box::new(record.clone())));
+            skipped
         } else if let Some((_, event)) = ended {
             let record = execution.end_as_told(&event);
-            vec![Output::End(event, Box::new(record))]
+            skipped.push(Output::End(event, Box::new(record)));
+            skipped
         } else {
             let awaited = tasks.into_iter().filter(|(head, _)| execution.awaits(head)).map(|(_, task)| Output::Task(task));
-            let mut outputs: Vec<Output> = awaited.chain(end).collect();
+            let mut outputs: Vec<Output> = skipped.into_iter().chain(awaited).chain(end).collect();
             self.repair(id, quiet, &stored, &mut outputs);
             outputs
         };
@@ -125,6 +129,7 @@ impl Engine {
             quiet,
             ended: outcome,
         };
+        self.deadlines.insert((live.execution.deadline(), id.to_owned()));
         self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
         if !has_started {
             self.write(Purpose::Output(id.to_owned()), Body::Note(Box::new(started)));
@@ -142,6 +147,8 @@ pub(crate) fn as_accepted(record: &Record) -> Record {
     Record {
         status: Status::Running,
         nodes_completed: 0,
+        nodes_failed: 0,
+        nodes_skipped: 0,
         finished_at: None,
         duration_ms: None,
         results: serde_json::Map::new(),
@@ -149,6 +156,7 @@ pub(crate) fn as_accepted(record: &Record) -> Record {
         error: None,
         error_type: None,
         failed_node: None,
+        errors: Vec::new(),
         reason: None,
         event_count: None,
         ..record.clone()

@@ -10,11 +10,12 @@ mod live;
 mod load;
 mod stuck;
 mod submit;
+mod tick;
 
 pub(crate) use load::as_accepted;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -179,6 +180,8 @@ pub struct Engine {
     next_write: WriteId,
     /// Executions that wait for the gate.
     gated: HashSet<String>,
+    /// Executions in memory by their deadline.
+    deadlines: BTreeSet<(Timestamp, String)>,
     log: Floor,
     /// The last input of the log that was read, or that was read before this engine began.
     read: u64,
@@ -203,6 +206,7 @@ impl Engine {
             writes: HashMap::new(),
             next_write: 0,
             gated: HashSet::new(),
+            deadlines: BTreeSet::new(),
             log: Floor::new(log_floor),
             read: log_floor,
             records: Floor::new(records_floor),

@@ -17,6 +17,7 @@ mod run;
 mod schema;
 mod status;
 mod submit;
+mod torture;
 mod worker;
 mod workflows;
 
@@ -57,6 +58,7 @@ pub enum Command {
     Gateway(gateway::Args),
     Market(market::Args),
     Bench(bench::Args),
+    Torture(torture::Args),
     Schema(schema::Args),
 }
 
@@ -86,6 +88,7 @@ impl Command {
             Self::Dev(args) => dev::run(args, context).await,
             Self::Demo(args) => demo::run(args, context).await,
             Self::Bench(args) => bench::run(args, context).await,
+            Self::Torture(args) => torture::run(args, context).await,
             Self::Run(args) => run::run(args, context).await,
             Self::Submit(args) => submit::run(args, context).await,
             Self::Executions(args) => executions::run(args, context).await,

@@ -139,6 +139,7 @@ impl World {
                     for (n, write) in c.outbox.due(false, w.now) {
                         w.publish_again(pid, n, write);
                     }
+                    c.engine.tick(Timestamp(w.now as i64));
                     Ok(())
                 });
                 self.timer(pid, 40, Timer::Look);
@@ -250,7 +251,12 @@ impl World {
                     id: Some(event.id.clone()),
                     message: Box::new(LogMessage::Event(event.clone())),
                 };
-                (what, if event.kind == EventType::ExecutionStarted { "coordinator.started" } else { "coordinator.ended" })
+                let point = match event.kind {
+                    EventType::ExecutionStarted => "coordinator.started",
+                    EventType::NodeSkipped => "coordinator.skipped",
+                    _ => "coordinator.ended",
+                };
+                (what, point)
             }
             Body::Task(task) => (What::Task { id: Some(task.message_id()), task: Rc::new((**task).clone()) }, "coordinator.task"),
             Body::Command(command) => {

@@ -3,10 +3,11 @@
 use super::{Pid, rng::Rng};
 
 /// Every named fault point.
-pub const POINTS: [&str; 19] = [
+pub const POINTS: [&str; 20] = [
     "coordinator.create",
     "coordinator.started",
     "coordinator.task",
+    "coordinator.skipped",
     "coordinator.ended",
     "coordinator.final",
     "coordinator.reply",
@@ -141,8 +142,12 @@ impl Plan {
         Self {
             faults,
             cancels: point == "coordinator.command" || rng.chance(15),
-            halt: halt
-                .filter(|_| !matches!(point, "worker.effect" | "worker.effect_done" | "worker.retrying" | "worker.note" | "worker.claim")),
+            halt: halt.filter(|_| {
+                !matches!(
+                    point,
+                    "worker.effect" | "worker.effect_done" | "worker.retrying" | "worker.note" | "worker.claim" | "coordinator.skipped"
+                )
+            }),
             rivals: rng.chance(20),
             ..Self::calm()
         }

@@ -158,8 +158,8 @@ impl World {
         }
         let gate = self.worker_gate(pid, w);
         let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
-        if let Some(c) = w.cancelled.get(&walk.run.task().correlation.execution_id) {
-            walk.run.cancel(&c.by, &c.reason);
+        if let Some(c) = w.stopped.get(&walk.run.task().correlation.execution_id) {
+            walk.run.command(c);
         }
         match walk.run.next(&gate, Timestamp(self.now as i64)) {
             Next::Finished => self.acknowledge(pid, w, id),
@@ -202,12 +202,14 @@ impl World {
             |error_type: &str, retryable| NodeOutcome::Failed { error_type: error_type.into(), message: "scripted".into(), retryable };
         let key = format!("{execution}/{}", node.id);
         let outcome = match node.kind.as_str() {
+            // As `sleep` and whatever else looks at its cancel token.
+            "give" if w.stopped.contains_key(&execution) => NodeOutcome::Cancelled,
             "fail" => failed("Scripted", false),
             "flaky" if walk.attempt <= 1 + ids::shard_of(&key, 2) => failed("Scripted", true),
             "order" => match gate {
                 Gate::Halted(flag) => NodeOutcome::Halted(flag),
                 Gate::Unsure(_) => return self.step(pid, w, id),
-                Gate::Open if w.cancelled.contains_key(&execution) => NodeOutcome::Cancelled,
+                Gate::Open if w.stopped.contains_key(&execution) => NodeOutcome::Cancelled,
                 Gate::Open => {
                     self.point(pid, "worker.effect")?;
                     walk.ordered = Some(self.now);
@@ -253,8 +255,10 @@ impl World {
         }
         let gate = self.worker_gate(pid, w);
         let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
-        if outcome == NodeOutcome::Cancelled {
-            walk.run.cancel("sim", "cancelled");
+        if outcome == NodeOutcome::Cancelled
+            && let Some(c) = w.stopped.get(&walk.run.task().correlation.execution_id)
+        {
+            walk.run.command(c);
         }
         let next = walk.run.task().nodes.get(walk.node + 1).map(|n| n.kind.clone());
         let can_run_next = next.is_some_and(|k| self.can_run(pid, &k));

@@ -40,7 +40,7 @@ async fn publish(link: &Link, subject: &str) -> anyhow::Result<f64> {
         if outbox.len() >= IN_FLIGHT {
             let _ = outbox.next().await;
         }
-        outbox.send((), Write::with_id(format!("{subject}.publish"), &format!("p{i}"), body.clone())).await;
+        outbox.send((), Write::with_id(format!("{subject}.publish"), format!("p{i}"), body.clone())).await;
     }
     while !outbox.is_empty() {
         let _ = outbox.next().await;
@@ -87,7 +87,7 @@ async fn hop(link: &Link, stream: &str, subject: &str) -> anyhow::Result<f64> {
         for name in ["there", "back"] {
             let pull = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}");
             link.client.publish_with_reply(pull, format!("{inbox}.{name}"), r#"{"batch":1,"expires":5000000000}"#.into()).await?;
-            outbox.send((), Write::with_id(format!("{subject}.{name}"), &format!("{name}{i}"), "x")).await;
+            outbox.send((), Write::with_id(format!("{subject}.{name}"), format!("{name}{i}"), "x")).await;
             let _ = outbox.next().await;
             if let Some(reply) = got.next().await.and_then(|m| m.reply) {
                 link.client.publish(reply, "+ACK".into()).await?;
