@@ -12,6 +12,7 @@ use haltline_common::{
     fault, js, kv, metrics,
     outbox::{Outbox, Stored, Write, WriteError},
     tail::{self, Item, Start, Tail},
+    topology,
     types::{
         Names,
         control::{Flag, GLOBAL_KEY},
@@ -95,6 +96,8 @@ pub struct Active {
     checkpoint_revision: u64,
     checkpoint_in_flight: bool,
     superseded: bool,
+    /// How long a final record is kept.
+    keep: Option<Duration>,
 }
 
 impl Active {
@@ -142,6 +145,7 @@ impl Active {
             checkpoint_revision,
             checkpoint_in_flight: false,
             superseded: false,
+            keep: topology::record_keep(&link).await?,
             link,
             id,
         })
@@ -214,7 +218,7 @@ impl Active {
         while let Some(out) = self.engine.take() {
             match out {
                 Out::Write(id, body) => {
-                    let write = perform::message(&self.link.names, &body);
+                    let write = perform::message(&self.link.names, &body, self.keep);
                     if let haltline_core::Body::Command(c) = &body {
                         // A hint for workers that run it right now; the log is what counts.
                         let _ = self.link.client.publish(self.link.names.stop(&c.execution_id), perform::json(c).into()).await;

@@ -1,5 +1,7 @@
 //! From what the engine wants written to messages, each with its fault point.
 
+use std::time::Duration;
+
 use haltline_common::{
     fault,
     outbox::Write,
@@ -8,8 +10,8 @@ use haltline_common::{
 use haltline_core::Body;
 use serde::Serialize;
 
-/// The message for a body.
-pub fn message(names: &Names, body: &Body) -> Write {
+/// The message for a body; a final record expires after `keep`.
+pub fn message(names: &Names, body: &Body, keep: Option<Duration>) -> Write {
     match body {
         Body::Create(record) => {
             fault::point("coordinator.create");
@@ -19,7 +21,11 @@ pub fn message(names: &Names, body: &Body) -> Write {
         Body::Replace(record, revision) => {
             fault::point("coordinator.final");
             let key = token(&record.correlation.execution_id);
-            Write::swap(Names::kv_subject(&names.executions_bucket(), &key), *revision, json(record))
+            let mut write = Write::swap(Names::kv_subject(&names.executions_bucket(), &key), *revision, json(record));
+            if let Some(keep) = keep.filter(|_| record.status.is_terminal()) {
+                write.headers.insert("Nats-TTL", keep.as_secs().to_string());
+            }
+            write
         }
         Body::Note(event) => {
             fault::point(match event.kind {

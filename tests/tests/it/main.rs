@@ -13,6 +13,7 @@ mod market;
 mod on_error;
 mod operations;
 mod replay;
+mod retention;
 mod tidy;
 mod topology;
 mod torture;
