@@ -54,6 +54,7 @@ impl ControlWatch {
                 heartbeat: HEARTBEAT,
                 buffer: 64,
                 reader: format!("{reader}_control"),
+                headers_only: false,
             },
         );
         let health = tail.health();

@@ -10,10 +10,11 @@
 //! | `<ns>.tasks.<type>.<shard>.<execution>` | tasks |
 //! | `<ns>.sync_probe` | nothing: writes that measure when the server syncs |
 //! | `<ns>.submit.<shard>`, `<ns>.cancel.<shard>` | requests to a coordinator (core NATS) |
-//! | `<ns>.coordinator` | asks the active coordinator who it is (core NATS) |
+//! | `<ns>.coordinator` | asks coordinators who they are (core NATS) |
+//! | `<ns>.coordinators` | coordinators' signs of life, for each other (core NATS) |
 //! | `<ns>.stop.<execution>` | hint to workers that an execution was cancelled (core NATS) |
 
-use crate::ids::{shard_of, token};
+use crate::ids::{shard_of, token, untoken};
 
 /// Names under one namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,10 +101,6 @@ impl Names {
     pub fn events_all(&self) -> String {
         format!("{}.events.>", self.ns)
     }
-    /// What the coordinator reads of the log.
-    pub fn inputs_all(&self) -> String {
-        format!("{}.events.*.input.>", self.ns)
-    }
     /// What is read of one shard's part of the log.
     pub fn inputs_of_shard(&self, shard: u32) -> String {
         format!("{}.events.{shard}.input.>", self.ns)
@@ -172,21 +169,17 @@ impl Names {
     pub fn submit(&self, shard: u32) -> String {
         format!("{}.submit.{shard}", self.ns)
     }
-    /// Submissions to any shard.
-    pub fn submit_all(&self) -> String {
-        format!("{}.submit.*", self.ns)
-    }
     /// Cancels to a shard's coordinator.
     pub fn cancel(&self, shard: u32) -> String {
         format!("{}.cancel.{shard}", self.ns)
     }
-    /// Cancels to any shard.
-    pub fn cancel_all(&self) -> String {
-        format!("{}.cancel.*", self.ns)
-    }
-    /// Asks the active coordinator who it is.
+    /// Asks coordinators who they are: answered once every shard has one.
     pub fn coordinator(&self) -> String {
         format!("{}.coordinator", self.ns)
+    }
+    /// Coordinators' signs of life, for each other.
+    pub fn coordinators(&self) -> String {
+        format!("{}.coordinators", self.ns)
     }
     /// Hint that an execution was cancelled.
     pub fn stop(&self, execution_id: &str) -> String {
@@ -197,10 +190,6 @@ impl Names {
         format!("{}.stop.*", self.ns)
     }
 
-    /// Key of the coordinators' checkpoint.
-    pub fn checkpoint_key() -> &'static str {
-        "coordinator"
-    }
     /// Key of a shard's checkpoint.
     pub fn shard_checkpoint_key(shard: u32) -> String {
         format!("shard.{shard}")
@@ -208,6 +197,10 @@ impl Names {
     /// Subject filter of all pointers to latest versions.
     pub fn latest_all(&self) -> String {
         Self::kv_subject(&self.definitions_bucket(), "*.latest")
+    }
+    /// The id of the execution whose record has this subject.
+    pub fn record_of(subject: &str) -> Option<String> {
+        untoken(subject.rsplit('.').next()?)
     }
     /// Key of a definition's version.
     pub fn definition_key(workflow_id: &str, version: &str) -> String {

@@ -14,7 +14,7 @@ mod task_run;
 
 pub use engine::{Body, Engine, Limits, Loaded, LogMessage, Out, WriteId};
 pub use execution::{Applied, Execution, Input};
-pub use floor::Floor;
+pub use floor::{Floor, Known};
 pub use outputs::Output;
 pub use plan::{Plan, PlanNode, Problem};
 pub use task_run::{After, Delivery, Next, NodeOutcome, TaskRun};

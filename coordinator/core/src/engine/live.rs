@@ -57,13 +57,9 @@ impl Engine {
     pub fn stored(&mut self, write: WriteId, seq: u64) {
         match self.writes.remove(&write) {
             None => {}
-            Some(Purpose::Create(id)) => {
-                self.records_known.add(seq);
-                self.created(&id, seq);
-            }
+            Some(Purpose::Create(id)) => self.created(&id, seq),
             Some(Purpose::Output(id)) => self.answered(&id),
             Some(Purpose::Final(id)) => {
-                self.records_known.add(seq);
                 if let Some(Slot::Live(live)) = self.slots.get_mut(&id) {
                     live.revision = seq;
                 }

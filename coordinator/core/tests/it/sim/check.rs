@@ -114,11 +114,9 @@ fn execution(w: &World, record: &Record, events: &[Stored]) -> Vec<String> {
     }
     order(record, &first, &mut found);
     results(record, &first, &mut found);
-    if !overlapped {
-        let plan = workload::plan_of(&record.correlation.workflow_id).expect("known");
-        let until_end: Vec<&Event> = first.iter().filter(|s| s.position <= end.position).map(|s| s.event).collect();
-        found.extend(fates::check(&plan, record, &until_end));
-    }
+    let plan = workload::plan_of(&record.correlation.workflow_id).expect("known");
+    let until_end: Vec<&Event> = first.iter().filter(|s| s.position <= end.position).map(|s| s.event).collect();
+    found.extend(fates::check(&plan, record, &until_end));
     if record.status == Status::TimedOut && record.finished_at.is_none_or(|at| at <= deadline(record)) {
         found.push(format!("timed out at {:?}, before its deadline", record.finished_at));
     }

@@ -87,6 +87,7 @@ pub async fn copy(link: &Link, stream: &str, dir: &Path, upto: Upto, mut keep: i
         heartbeat: HEARTBEAT,
         buffer: 1024,
         reader: "backup".into(),
+        headers_only: false,
     };
     let mut reader = Reader { link, stream, tail: Tail::start(link, options), last: 0 };
     let mut target = info.state.last_seq;
