@@ -213,7 +213,7 @@ metrics! {
     Gateway gauge FLEET_UP "haltline_fleet_up" "1 if this gateway could ask nats-server about the installation, else 0 and what it would tell is absent";
     Gateway finding COORDINATORS "haltline_coordinators" "Coordinators that answer";
     Gateway finding WORKERS_DRAINING "haltline_workers_draining" "Workers that finish what they hold and take nothing new";
-    Gateway finding CONTROL_LEVEL "haltline_control_level" "The control flag: 0 normal, 1 alert, 2 halt, 3 shutdown; 2 as well if it cannot be read as an allowance";
+    Gateway finding CONTROL_LEVEL "haltline_control_level" "The control flag: 0 normal, 1 alert, 2 halt, 3 shutdown, 4 hold; 2 as well if it cannot be read as an allowance";
 }
 
 families! {

@@ -1,5 +1,7 @@
 //! Performing what the engines want: writes as messages, each with its fault point, answers, loads.
 
+use std::time::Duration;
+
 use haltline_common::{
     fault, metrics,
     outbox::Write,
@@ -25,8 +27,8 @@ pub const OPEN: &str = "Haltline-Open";
 /// Executions read back at once.
 const LOADS_MAX: usize = 64;
 
-/// The message for a body.
-pub fn message(names: &Names, body: &Body) -> Write {
+/// The message for a body; a final record expires after `keep`.
+pub fn message(names: &Names, body: &Body, keep: Option<Duration>) -> Write {
     match body {
         Body::Create(record) => {
             fault::point("coordinator.create");
@@ -39,6 +41,8 @@ pub fn message(names: &Names, body: &Body) -> Write {
             let mut write = Write::swap(Names::kv_subject(&names.executions_bucket(), &key), *revision, json(record));
             if !record.status.is_terminal() {
                 write.headers.insert(OPEN, "1");
+            } else if let Some(keep) = keep {
+                write.headers.insert("Nats-TTL", keep.as_secs().to_string());
             }
             write
         }
@@ -77,7 +81,7 @@ impl Service {
             while let Some(out) = shard.engine.take() {
                 match out {
                     Out::Write(id, body) => {
-                        let write = message(&self.link.names, &body);
+                        let write = message(&self.link.names, &body, self.keep);
                         if let Body::Command(c) = &body {
                             // A hint for workers that run it right now; the log is what counts.
                             let _ = self.link.client.publish(self.link.names.stop(&c.execution_id), json(c).into()).await;

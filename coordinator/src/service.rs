@@ -15,6 +15,7 @@ use haltline_common::{
     fault, js, metrics,
     outbox::{Outbox, Stored, Write, WriteError},
     tail::{self, Item, Start, Tail},
+    topology,
     types::{
         Names,
         control::{Flag, GLOBAL_KEY, Gate},
@@ -73,6 +74,8 @@ pub struct Service {
     pub(crate) id: String,
     pub(crate) limits: Limits,
     pub(crate) executions_max: usize,
+    /// How long a final record is kept.
+    pub(crate) keep: Option<Duration>,
     pub(crate) shards: BTreeMap<u32, Shard>,
     pub(crate) plans: Plans,
     pub(crate) outbox: Outbox<Tag>,
@@ -126,6 +129,7 @@ impl Service {
         Ok(Self {
             limits,
             executions_max: settings.executions_max,
+            keep: topology::record_keep(&link).await?,
             shards: BTreeMap::new(),
             plans: Plans::default(),
             outbox: Outbox::open(&link).await?,

@@ -117,6 +117,12 @@ impl Names {
     pub fn command(&self, execution_id: &str) -> String {
         format!("{}.events.{}.input.{}.command", self.ns, self.shard(execution_id), token(execution_id))
     }
+    /// The execution, as its token, that a subject of the log belongs to; `None` for control events.
+    pub fn execution_token(subject: &str) -> Option<&str> {
+        let mut tokens = subject.split('.').skip(2);
+        let shard = tokens.next()?;
+        tokens.nth(1).filter(|_| shard != "control")
+    }
     /// Whether a subject of the log is a command's.
     pub fn is_command(subject: &str) -> bool {
         subject.ends_with(".command") && subject.bytes().filter(|b| *b == b'.').count() == 5
@@ -222,7 +228,11 @@ mod tests {
             assert_eq!(n.task("http", id).split('.').count(), 5);
             assert!(!Names::is_command(&n.input(id)));
             assert!(Names::is_command(&n.command(id)));
+            for subject in [n.input(id), n.note(id), n.command(id)] {
+                assert_eq!(Names::execution_token(&subject), Some(token(id).as_str()));
+            }
         }
+        assert_eq!(Names::execution_token(&n.control_events()), None);
         for bad in ["", "a.b", "a b", "a_b", "*"] {
             assert!(Names::new(bad).is_err(), "{bad}");
         }

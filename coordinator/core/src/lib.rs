@@ -9,6 +9,7 @@ mod execution;
 mod floor;
 mod outputs;
 mod plan;
+pub mod replay;
 mod segments;
 mod task_run;
 mod unknown;

@@ -1,5 +1,6 @@
 //! Tests of the whole: what users run, as processes, with everything that can go wrong for real.
 
+mod backup;
 mod bad_input;
 mod crash;
 mod effects;
@@ -12,6 +13,8 @@ mod halt_watch;
 mod market;
 mod on_error;
 mod operations;
+mod replay;
+mod retention;
 mod tidy;
 mod topology;
 mod torture;

@@ -147,7 +147,7 @@ impl Engine {
 }
 
 /// The record as it was at acceptance: what a final one added is derived again.
-fn as_accepted(record: &Record) -> Record {
+pub(crate) fn as_accepted(record: &Record) -> Record {
     Record {
         status: Status::Running,
         nodes_completed: 0,

@@ -12,6 +12,8 @@ mod stuck;
 mod submit;
 mod tick;
 
+pub(crate) use load::as_accepted;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,

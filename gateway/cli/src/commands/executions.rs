@@ -1,11 +1,20 @@
 //! `haltline executions`.
 
+use std::{
+    io::{BufWriter, Write as _},
+    path::{Path, PathBuf},
+};
+
 use clap::Subcommand;
 use haltline_client::{Client, Record, Resolution, Resolve, Status};
-use haltline_common::types::{
-    error::{ApiError, Code},
-    record::FailedNode,
+use haltline_common::{
+    clock, definitions, history as log, kv,
+    types::{
+        error::{ApiError, Code},
+        record::FailedNode,
+    },
 };
+use haltline_core::replay::{HISTORY_VERSION, Line};
 use serde_json::{Map, Value, json};
 
 use super::Context;
@@ -40,6 +49,9 @@ enum What {
         /// The execution
         #[arg(value_name = "EXECUTION_ID")]
         id: String,
+        /// Write record, definition and log to a new file instead, for `haltline replay`
+        #[arg(long, value_name = "FILE")]
+        download: Option<PathBuf>,
     },
     /// End an execution; nodes that run already end first
     Cancel {
@@ -109,7 +121,8 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
         What::List { limit, status } if status.is_empty() => list(&client.executions(limit).await?, context.json),
         What::List { limit, status } => list(&client.executions_with(limit, &status).await?, context.json),
         What::Show { id } => show(&client.record(&id).await?, context.json),
-        What::History { id } => history(&client, &id, context.json).await?,
+        What::History { id, download: Some(file) } => download(&client, &id, &file, context.json).await?,
+        What::History { id, download: None } => history(&client, &id, context.json).await?,
         What::Cancel { id, reason, by } => {
             let accepted = client.cancel(&id, &reason, &read::by(by)).await?;
             if context.json {
@@ -248,6 +261,40 @@ async fn history(client: &Client, id: &str, as_json: bool) -> anyhow::Result<()>
             let node = event.node_id.as_deref().map(|n| format!(" {n}")).unwrap_or_default();
             output::line(format_args!("{} {}{node}{}", event.timestamp, event.kind.as_str(), follow::details(&event)));
         }
+    }
+    Ok(())
+}
+
+/// Writes what `haltline replay` reads, one line of JSON each: a head, record, definition, the log.
+async fn download(client: &Client, id: &str, file: &Path, as_json: bool) -> anyhow::Result<()> {
+    let link = client.link();
+    let unknown = || ApiError::new(Code::UnknownExecution, format!("there is no execution `{id}`"));
+    let stored = log::raw(link, id).await?;
+    let (record, revision) = kv::record(link, id).await?.ok_or_else(unknown)?;
+    let (workflow, version) = (&record.correlation.workflow_id, &record.workflow_version);
+    let definition = definitions::get(link, workflow, version)
+        .await?
+        .ok_or_else(|| ApiError::new(Code::UnknownWorkflow, format!("version `{version}` of workflow `{workflow}` is gone")))?;
+    let types = definitions::known_types(link).await?;
+    let cannot = |e: std::io::Error| ApiError::invalid("download", format!("{}: {e}", file.display()));
+    let mut out = BufWriter::new(std::fs::File::create_new(file).map_err(cannot)?);
+    let count = stored.len();
+    let head = Line::History { v: HISTORY_VERSION, execution_id: id.into(), haltline: env!("CARGO_PKG_VERSION").into(), at: clock::now() };
+    let mut write = |line: &Line| -> anyhow::Result<()> {
+        serde_json::to_writer(&mut out, line)?;
+        Ok(out.write_all(b"\n")?)
+    };
+    write(&head)?;
+    write(&Line::Record { revision, record: Box::new(record) })?;
+    write(&Line::Definition { definition: Box::new(definition), types })?;
+    for (seq, subject, body) in stored {
+        write(&Line::Log { seq, subject, message: serde_json::from_slice(&body)? })?;
+    }
+    out.flush()?;
+    if as_json {
+        output::json(&json!({ "file": file, "messages": count }));
+    } else {
+        output::line(format_args!("{}: {} of the log", file.display(), output::count(count, "message")));
     }
     Ok(())
 }
