@@ -3,7 +3,7 @@
 use haltline_common::{
     fault,
     outbox::Write,
-    types::{Names, event::EventType, ids::token},
+    types::{self, Names, event::EventType, ids::token},
 };
 use haltline_core::Body;
 use serde::Serialize;
@@ -39,7 +39,7 @@ pub fn message(names: &Names, body: &Body) -> Write {
 
 /// One line of JSON. Our own types serialize; an empty message would be refused by its reader.
 pub fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_else(|e| {
+    types::json::line(value).unwrap_or_else(|e| {
         tracing::error!(error = %e, "cannot serialize");
         Vec::new()
     })

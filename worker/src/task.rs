@@ -6,11 +6,13 @@ use std::{sync::Arc, time::Duration};
 use async_nats::{Message, Subject};
 use haltline_common::{
     clock, fault, history, metrics,
-    outbox::{Stored, Write, WriteError},
+    outbox::Write,
+    publisher::Receipt,
     retry::{self, Reconnect},
     tail::Meta,
     types::{
         event::{Event, EventType},
+        json,
         task::Task,
     },
 };
@@ -73,15 +75,13 @@ struct Walk {
     run: TaskRun,
 }
 
-type Answer = std::pin::Pin<Box<dyn Future<Output = Result<Stored, WriteError>> + Send>>;
-
 impl Walk {
     async fn walk(&mut self, deliveries: u64) -> Left {
         let waited = clock::now().millis_since(self.run.task().created_at);
         if (deliveries > 1 || self.run.task().recovered || waited > ASK_LOG_AFTER_MS) && self.learn().await.is_none() {
             return Left::HandedBack;
         }
-        let mut pending: Vec<Answer> = Vec::with_capacity(2);
+        let mut pending: Vec<Receipt> = Vec::with_capacity(2);
         loop {
             if self.entered.cancel.is_cancelled()
                 && let Some((by, reason)) = self.flight.cancelled(&self.run.task().correlation.execution_id)
@@ -200,7 +200,7 @@ impl Walk {
         }
     }
 
-    async fn publish_end(&self, events: Vec<Event>, mut pending: Vec<Answer>) -> Left {
+    async fn publish_end(&self, events: Vec<Event>, mut pending: Vec<Receipt>) -> Left {
         for event in events {
             pending.push(self.publish(event).await);
         }
@@ -208,7 +208,7 @@ impl Walk {
     }
 
     /// Queues an event, in order.
-    async fn publish(&self, event: Event) -> Answer {
+    async fn publish(&self, event: Event) -> Receipt {
         let names = &self.flight.link.names;
         // What ends a task is an input of the coordinator; everything else only tells.
         let subject = if event.task_events.is_some() { names.input(&event.execution_id) } else { names.note(&event.execution_id) };
@@ -218,8 +218,8 @@ impl Walk {
             _ if event.task_events.is_some() => "worker.result",
             _ => "worker.note",
         });
-        let body = serde_json::to_vec(&event).unwrap_or_default();
-        Box::pin(self.flight.publisher.send(Write::with_id(subject, message_id(&event), body)).await)
+        let body = json::line(&event).unwrap_or_default();
+        self.flight.publisher.send(Write::with_id(subject, message_id(&event), body)).await
     }
 
     async fn leave(&self, left: Left, reply: Subject) {
@@ -257,7 +257,7 @@ enum Step {
 }
 
 /// Awaits the answers to what was published; whether all of it is stored.
-async fn confirm(pending: &mut Vec<Answer>) -> bool {
+async fn confirm(pending: &mut Vec<Receipt>) -> bool {
     let mut all = true;
     for answer in pending.drain(..) {
         if let Err(e) = answer.await {

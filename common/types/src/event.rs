@@ -249,11 +249,11 @@ impl Event {
 pub mod event_id {
     /// Of `execution_started`.
     pub fn started(execution_id: &str) -> String {
-        format!("{execution_id}/started")
+        [execution_id, "/started"].concat()
     }
     /// Of the one terminal event.
     pub fn ended(execution_id: &str) -> String {
-        format!("{execution_id}/ended")
+        [execution_id, "/ended"].concat()
     }
     /// Of `node_started` of an attempt.
     pub fn node_started(execution_id: &str, node_id: &str, attempt: u32) -> String {
@@ -265,7 +265,7 @@ pub mod event_id {
     }
     /// Of a node's one result: completed, failed or refused.
     pub fn node_result(execution_id: &str, node_id: &str) -> String {
-        format!("{execution_id}/{node_id}/result")
+        [execution_id, "/", node_id, "/result"].concat()
     }
     /// Of `emergency_state_changed` for a revision of a control key.
     pub fn control(key: &str, revision: u64) -> String {

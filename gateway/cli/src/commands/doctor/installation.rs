@@ -69,7 +69,10 @@ fn expected(names: &Names) -> Vec<String> {
         names.types_bucket(),
         names.checkpoints_bucket(),
     ];
-    [names.events_stream(), names.tasks_stream(), names.sync_probe_stream()].into_iter().chain(buckets.iter().map(|b| Names::bucket_stream(b))).collect()
+    [names.events_stream(), names.tasks_stream(), names.sync_probe_stream()]
+        .into_iter()
+        .chain(buckets.iter().map(|b| Names::bucket_stream(b)))
+        .collect()
 }
 
 /// Something that another version made, or that was made by hand.
