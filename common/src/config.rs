@@ -1,7 +1,7 @@
 //! Configuration: one TOML file, overridden by environment and flags (the command line's part), in
 //! typed structs with units. Checked before anything is opened.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
 use haltline_types::{Millis, Names};
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,8 @@ pub struct Settings {
     pub worker: WorkerSettings,
     /// The gateway.
     pub gateway: GatewaySettings,
+    /// Metrics of coordinators and workers.
+    pub metrics: MetricsSettings,
 }
 
 /// The server to use.
@@ -149,6 +151,29 @@ impl Default for GatewaySettings {
     }
 }
 
+/// Metrics of coordinators and workers; the gateway has its own on its port.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsSettings {
+    /// Address and port of `/metrics` and `/livez`, as `127.0.0.1:9464`; none if empty.
+    pub listen: String,
+}
+
+impl MetricsSettings {
+    /// Where to listen, if at all.
+    ///
+    /// # Errors
+    /// When it is no address with a port.
+    pub fn address(&self) -> Result<Option<SocketAddr>, String> {
+        match self.listen.as_str() {
+            "" => Ok(None),
+            text => {
+                text.parse().map(Some).map_err(|_| format!("metrics.listen: `{text}` must be an address and a port, as 127.0.0.1:9464"))
+            }
+        }
+    }
+}
+
 impl Settings {
     /// Reads a TOML file.
     pub fn read(path: &Path) -> Result<Self, String> {
@@ -181,6 +206,7 @@ impl Settings {
                 self.gateway.host
             ));
         }
+        self.metrics.address()?;
         Ok(names)
     }
 
@@ -214,6 +240,18 @@ mod tests {
         assert!(s.check().is_ok());
         s.gateway.host = "0.0.0.0".into();
         assert!(s.check().is_err_and(|e| e.contains("gateway.host")));
+    }
+
+    #[test]
+    fn metrics_need_an_address_and_a_port() {
+        let mut s = Settings::default();
+        assert_eq!(s.metrics.address(), Ok(None));
+        s.metrics.listen = "127.0.0.1:9464".into();
+        assert!(s.check().is_ok() && s.metrics.address().is_ok_and(|a| a.is_some()));
+        for bad in ["9464", "127.0.0.1", ":9464", "localhost"] {
+            s.metrics.listen = bad.into();
+            assert!(s.check().is_err_and(|e| e.starts_with("metrics.listen: ")), "{bad}");
+        }
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! A watched copy of the control flag, and the gate it makes: open only while the flag allows and
 //! the watch is fresh.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use haltline_types::{
     Names,
@@ -28,6 +31,16 @@ pub struct ControlWatch {
     _task: Arc<AbortOnDropHandle<()>>,
 }
 
+/// The watches of this process, for its metrics: one for each service in it.
+static WATCHES: Mutex<Vec<Weak<Health>>> = Mutex::new(Vec::new());
+
+/// How long ago the copy that was confirmed longest ago, of those that this process has, was
+/// confirmed; `None` if it has none.
+pub fn silence() -> Option<Duration> {
+    let all = WATCHES.lock().unwrap_or_else(PoisonError::into_inner);
+    all.iter().filter_map(Weak::upgrade).map(|h| h.silence()).max()
+}
+
 impl ControlWatch {
     /// Starts watching. The gate is unsure until the flag has been read.
     pub fn start(link: &Link, reader: &str) -> Self {
@@ -44,6 +57,10 @@ impl ControlWatch {
             },
         );
         let health = tail.health();
+        let mut all = WATCHES.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|h| h.strong_count() > 0);
+        all.push(Arc::downgrade(&health));
+        drop(all);
         let (tx, seen) = watch::channel(None);
         let task = AbortOnDropHandle::new(tokio::spawn(follow(tail, tx)));
         Self { seen, health, _task: Arc::new(task) }

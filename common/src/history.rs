@@ -4,7 +4,10 @@ use std::{collections::HashSet, time::Duration};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use haltline_types::event::{Command, Event};
+use haltline_types::{
+    Names,
+    event::{Claims, Command, Event},
+};
 use serde_json::json;
 
 use crate::Link;
@@ -37,45 +40,58 @@ pub enum HistoryError {
     },
 }
 
-/// Events and commands of an execution in stream order, each with its sequence; what was stored
-/// twice is given once.
+/// Events and commands of an execution in stream order, each with its sequence: everything, also
+/// what was stored twice or is void.
 pub async fn read(link: &Link, execution_id: &str) -> Result<Vec<(u64, Entry)>, HistoryError> {
     let [events, command] = link.names.log_of(execution_id);
     let mut raw = read_subject(link, &link.names.events_stream(), &events).await?;
     raw.extend(read_subject(link, &link.names.events_stream(), &command).await?);
     raw.sort_by_key(|(seq, ..)| *seq);
-    let mut seen = HashSet::new();
     let mut out = Vec::with_capacity(raw.len());
-    for (seq, is_command, payload) in raw {
+    for (seq, subject, payload) in raw {
         let malformed = |source| HistoryError::Malformed { seq, source };
-        if is_command {
+        if Names::is_command(&subject) {
             out.push((seq, Entry::Command(serde_json::from_slice(&payload).map_err(malformed)?)));
         } else {
-            let event: Event = serde_json::from_slice(&payload).map_err(malformed)?;
-            // A result that ends a task may repeat, with more, the note that told it.
-            if seen.insert((event.id.clone(), event.task_events.is_some())) {
-                out.push((seq, Entry::Event(Box::new(event))));
-            }
+            out.push((seq, Entry::Event(serde_json::from_slice(&payload).map_err(malformed)?)));
         }
     }
     Ok(out)
 }
 
-/// Events only, each id once: what a reader shows.
+/// Events only, each id once, without void ones: what a reader shows.
 pub async fn events(link: &Link, execution_id: &str) -> Result<Vec<(u64, Event)>, HistoryError> {
     let all = read(link, execution_id).await?;
-    let mut seen = HashSet::new();
-    Ok(all
-        .into_iter()
-        .filter_map(|(seq, entry)| match entry {
-            Entry::Event(e) if seen.insert(e.id.clone()) => Some((seq, *e)),
-            Entry::Event(_) | Entry::Command(_) => None,
+    let (mut seen, mut claims) = (HashSet::new(), Claims::default());
+    let mut out = Vec::with_capacity(all.len());
+    for (seq, entry) in all {
+        match entry {
+            Entry::Command(c) => claims.take_in(&c),
+            Entry::Event(e) if !claims.is_void(&e) && seen.insert(e.id.clone()) => out.push((seq, *e)),
+            Entry::Event(_) => {}
+        }
+    }
+    Ok(out)
+}
+
+/// Ids of an execution's tasks that are in the queue: waiting, or with a worker that has not
+/// acknowledged them.
+pub async fn queued(link: &Link, execution_id: &str) -> Result<Vec<String>, HistoryError> {
+    #[derive(serde::Deserialize)]
+    struct Id {
+        task_id: String,
+    }
+    let raw = read_subject(link, &link.names.tasks_stream(), &link.names.tasks_of(execution_id)).await?;
+    raw.iter()
+        .map(|(seq, _, payload)| {
+            let id = serde_json::from_slice::<Id>(payload);
+            id.map(|t| t.task_id).map_err(|source| HistoryError::Malformed { seq: *seq, source })
         })
-        .collect())
+        .collect()
 }
 
 /// Messages of a stream whose subject matches, by batched direct get.
-async fn read_subject(link: &Link, stream: &str, subject: &str) -> Result<Vec<(u64, bool, Bytes)>, HistoryError> {
+async fn read_subject(link: &Link, stream: &str, subject: &str) -> Result<Vec<(u64, String, Bytes)>, HistoryError> {
     let mut out = Vec::new();
     let mut from = 1u64;
     loop {
@@ -92,7 +108,7 @@ async fn read_batch(
     stream: &str,
     subject: &str,
     from: u64,
-    out: &mut Vec<(u64, bool, Bytes)>,
+    out: &mut Vec<(u64, String, Bytes)>,
 ) -> Result<(u64, bool), HistoryError> {
     let silent = |e: String| HistoryError::Silent(e);
     let inbox = link.client.new_inbox();
@@ -119,9 +135,9 @@ async fn read_batch(
             };
         }
         let seq = header("Nats-Sequence").and_then(|s| s.parse().ok()).ok_or_else(|| silent("answer without sequence".into()))?;
-        let is_command = header("Nats-Subject").is_some_and(|s| haltline_types::Names::is_command(&s));
+        let subject = header("Nats-Subject").ok_or_else(|| silent("answer without subject".into()))?;
         last = seq;
         got += 1;
-        out.push((seq, is_command, message.payload));
+        out.push((seq, subject, message.payload));
     }
 }

@@ -45,6 +45,9 @@ pub enum Once {
     Swap(u64),
 }
 
+/// Header of a write that was sent before: there may be two of it if the server no longer knows its id.
+pub const AGAIN: &str = "Haltline-Again";
+
 /// A write.
 #[derive(Clone, Debug)]
 pub struct Write {
@@ -130,6 +133,8 @@ struct Pending<T> {
     write: Write,
     sent: Instant,
     way: Way,
+    /// It was handed to the connection before.
+    tried: bool,
 }
 
 type Answer<T> = (T, Result<Stored, WriteError>);
@@ -206,7 +211,7 @@ impl<T> Outbox<T> {
             self.leaving.push_back(Leaving { n, place: None });
             Way::Direct
         };
-        self.pending.insert(n, Pending { tag, write, sent: Instant::now(), way });
+        self.pending.insert(n, Pending { tag, write, sent: Instant::now(), way, tried: false });
         self.most = self.most.max(self.pending.len());
         if !grouping {
             self.flush().await;
@@ -230,7 +235,10 @@ impl<T> Outbox<T> {
             self.leaving.extend(leaving);
         }
         while let Some(next) = self.leaving.front() {
-            if let Some(p) = self.pending.get(&next.n) {
+            if let Some(p) = self.pending.get_mut(&next.n) {
+                if std::mem::replace(&mut p.tried, true) {
+                    p.write.headers.insert(AGAIN, "1");
+                }
                 publish(&self.link, &self.prefix, next.n, next.place, &p.write).await;
             }
             self.leaving.pop_front();

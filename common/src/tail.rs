@@ -111,6 +111,10 @@ impl Health {
         let heard = Duration::from_millis(self.heard_ms.load(Ordering::Acquire));
         Some(self.epoch.elapsed().saturating_sub(heard))
     }
+    /// How long ago the server was last heard on this tail, interrupted or not; since its start if never.
+    pub fn silence(&self) -> Duration {
+        self.epoch.elapsed().saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Acquire)))
+    }
     /// The last sequence delivered.
     pub fn last_seq(&self) -> u64 {
         self.last_seq.load(Ordering::Acquire)

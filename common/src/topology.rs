@@ -21,7 +21,7 @@ pub const SERVER_MIN: (u64, u64, u64) = (2, 14, 5);
 /// Version of this layout, kept as metadata on every stream and consumer.
 pub const LAYOUT: &str = "1";
 /// A task that shows no progress for this long is given to another worker.
-pub const TASK_ACK_WAIT: Duration = Duration::from_secs(3);
+pub const TASK_ACK_WAIT: Duration = Duration::from_millis(1500);
 /// Server-side duplicate window: longer than a coordinator takes to come back, short enough that
 /// its memory (about 210 bytes an id) stays bounded.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);

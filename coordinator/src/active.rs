@@ -198,7 +198,7 @@ impl Active {
                 Some(Ok(fetched)) = self.fetches.join_next(), if !self.fetches.is_empty() => self.fetched(fetched),
                 () = self.control.changed() => self.flag_changed().await,
                 // The gate also closes by getting old: looked at in between.
-                _ = look.tick() => {}
+                _ = look.tick() => self.engine.tick(clock::now()),
                 _ = tick.tick() => {
                     self.sweep_again();
                     self.write_checkpoint().await;

@@ -25,13 +25,15 @@ async fn try_load(link: &Link, id: &str, cached: &impl Fn(&str, &str) -> Option<
     let record = kv::record(link, id).await.map_err(|e| e.to_string())?;
     let Some((record, revision)) = record else {
         tracing::warn!(execution_id = id, "the log has inputs of an execution that has no record; ignored");
-        return Ok(Loaded { record: None, plan: None, history: Vec::new() });
+        return Ok(Loaded { record: None, plan: None, queued: Vec::new(), history: Vec::new() });
     };
     let (workflow, version) = (&record.correlation.workflow_id, &record.workflow_version);
     let plan = match cached(workflow, version) {
         Some(plan) => plan,
         None => plans::fetch(link, workflow, Some(version)).await.map_err(|e| e.to_string())?,
     };
+    // In this order: a task that ends in between is gone from the queue, but its result is in the log.
+    let queued = history::queued(link, id).await.map_err(|e| e.to_string())?;
     let history = history::read(link, id).await.map_err(|e| e.to_string())?;
     let history = history
         .into_iter()
@@ -40,5 +42,5 @@ async fn try_load(link: &Link, id: &str, cached: &impl Fn(&str, &str) -> Option<
             history::Entry::Command(c) => (seq, LogMessage::Command(c)),
         })
         .collect();
-    Ok(Loaded { record: Some((record, revision)), plan: Some(plan), history })
+    Ok(Loaded { record: Some((record, revision)), plan: Some(plan), queued, history })
 }

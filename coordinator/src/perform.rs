@@ -22,13 +22,17 @@ pub fn message(names: &Names, body: &Body) -> Write {
             Write::swap(Names::kv_subject(&names.executions_bucket(), &key), *revision, json(record))
         }
         Body::Note(event) => {
-            fault::point(if event.kind == EventType::ExecutionStarted { "coordinator.started" } else { "coordinator.ended" });
+            fault::point(match event.kind {
+                EventType::ExecutionStarted => "coordinator.started",
+                EventType::NodeSkipped => "coordinator.skipped",
+                _ => "coordinator.ended",
+            });
             Write::with_id(names.note(&event.execution_id), event.id.as_str(), json(event))
         }
         Body::Task(task) => {
             fault::point("coordinator.task");
             let kind = task.nodes.first().map_or("", |n| n.kind.as_str());
-            Write::with_id(names.task(kind, &task.correlation.execution_id), task.task_id.as_str(), json(task))
+            Write::with_id(names.task(kind, &task.correlation.execution_id), task.message_id(), json(task))
         }
         Body::Command(command) => {
             fault::point("coordinator.command");

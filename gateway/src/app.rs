@@ -16,7 +16,7 @@ use haltline_common::{
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{cached::Cached, halt::HaltView, hub::Hub, index::SharedIndex};
+use crate::{cached::Cached, fleet, halt::HaltView, hub::Hub, index::SharedIndex};
 
 /// Shared state; cloned by reference.
 pub(crate) type App = Arc<Inner>;
@@ -44,6 +44,8 @@ pub(crate) struct Inner {
     workers: Cached<Vec<Presence>>,
     types: Cached<Vec<NodeType>>,
     log: Cached<StreamState>,
+    /// When the installation's metrics were brought up to date.
+    pub fleet: Cached<()>,
     /// What the active coordinator says of itself.
     pub probe: Cached<Option<serde_json::Value>>,
 }
@@ -68,6 +70,7 @@ impl Inner {
             workers: Cached::new(Duration::from_secs(1)),
             types: Cached::new(Duration::from_secs(5)),
             log: Cached::new(Duration::from_secs(1)),
+            fleet: Cached::new(fleet::LOOK_TTL),
             probe: Cached::new(Duration::from_secs(5)),
         })
     }

@@ -4,6 +4,7 @@
 mod app;
 mod body;
 mod cached;
+mod fleet;
 mod halt;
 mod hub;
 mod index;

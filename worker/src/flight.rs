@@ -1,4 +1,4 @@
-//! What the tasks of a worker share: tasks in flight with their progress acknowledgements, cancels
+//! What the tasks of a worker share: tasks in flight with their progress acknowledgements, stops
 //! that were heard, slots by type.
 
 use std::{
@@ -11,16 +11,16 @@ use std::{
 };
 
 use async_nats::Subject;
-use haltline_common::{Link, control_watch::ControlWatch, metrics, publisher::Publisher, types::event::Command};
+use haltline_common::{Link, control_watch::ControlWatch, metrics, publisher::Publisher, topology::TASK_ACK_WAIT, types::event::Command};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::registry::Registry;
 
-/// Cancels remembered for tasks that are still on their way; older ones are in the log.
-const CANCELS_MAX: usize = 10_000;
+/// Cancels and time-outs remembered for tasks that are still on their way; older ones are in the log.
+const STOPS_MAX: usize = 10_000;
 /// A task younger than this needs no sign of progress yet.
-const PROGRESS_AFTER: Duration = Duration::from_millis(700);
+const PROGRESS_AFTER: Duration = Duration::from_millis(350);
 
 /// Shared by all tasks of a worker.
 pub struct Flight {
@@ -49,14 +49,23 @@ pub struct Flight {
 struct Tasks {
     next: u64,
     running: HashMap<u64, Running>,
-    cancelled: VecDeque<Command>,
+    stopped: VecDeque<Command>,
 }
 
 struct Running {
     execution_id: String,
     reply: Subject,
     since: Instant,
+    /// When the server was last told of progress.
+    renewed: Instant,
     cancel: CancellationToken,
+}
+
+impl Running {
+    /// Whether the server cannot have given the task to someone else yet, for want of progress.
+    fn is_held(&self) -> bool {
+        self.renewed.elapsed() < TASK_ACK_WAIT
+    }
 }
 
 impl Flight {
@@ -90,16 +99,18 @@ impl Flight {
         self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Enters a task; the token it gives fires when its execution is cancelled.
+    /// Enters a task; the token it gives fires when its execution is cancelled
+    /// or its time is over.
     pub fn enter(self: &Arc<Self>, execution_id: &str, reply: Subject) -> Entered {
         let cancel = self.abandon.child_token();
+        let now = Instant::now();
         let mut tasks = self.tasks();
         tasks.next += 1;
         let id = tasks.next;
-        if tasks.cancelled.iter().any(|c| c.execution_id == execution_id) {
+        if tasks.stopped.iter().any(|c| c.execution_id == execution_id) {
             cancel.cancel();
         }
-        let running = Running { execution_id: execution_id.to_owned(), reply, since: Instant::now(), cancel: cancel.clone() };
+        let running = Running { execution_id: execution_id.to_owned(), reply, since: now, renewed: now, cancel: cancel.clone() };
         tasks.running.insert(id, running);
         metrics::TASKS_IN_FLIGHT.set(tasks.running.len() as u64);
         Entered { flight: self.clone(), id, cancel }
@@ -110,28 +121,35 @@ impl Flight {
         self.tasks().running.len()
     }
 
-    /// A cancel was heard.
-    pub fn hear_cancel(&self, command: Command) {
+    /// A cancel or time-out was heard.
+    pub fn hear_stop(&self, command: Command) {
         let mut tasks = self.tasks();
         for running in tasks.running.values().filter(|r| r.execution_id == command.execution_id) {
             running.cancel.cancel();
         }
-        if tasks.cancelled.len() >= CANCELS_MAX {
-            tasks.cancelled.pop_front();
+        if tasks.stopped.len() >= STOPS_MAX {
+            tasks.stopped.pop_front();
         }
-        tasks.cancelled.push_back(command);
+        tasks.stopped.push_back(command);
     }
 
-    /// Who cancelled an execution and why, if it was heard.
-    pub fn cancelled(&self, execution_id: &str) -> Option<(String, String)> {
-        let tasks = self.tasks();
-        tasks.cancelled.iter().find(|c| c.execution_id == execution_id).map(|c| (c.by.clone(), c.reason.clone()))
+    /// The cancel or time-out of an execution, if it was heard.
+    pub fn stopped(&self, execution_id: &str) -> Option<Command> {
+        self.tasks().stopped.iter().find(|c| c.execution_id == execution_id).cloned()
     }
 
     /// Tells the server that tasks in flight are being worked on, so that no other worker gets them.
     pub async fn report_progress(&self) {
-        let replies: Vec<Subject> =
-            self.tasks().running.values().filter(|r| r.since.elapsed() >= PROGRESS_AFTER).map(|r| r.reply.clone()).collect();
+        let mut replies = Vec::new();
+        for running in self.tasks().running.values_mut().filter(|r| r.since.elapsed() >= PROGRESS_AFTER) {
+            if running.is_held() {
+                running.renewed = Instant::now();
+                replies.push(running.reply.clone());
+            } else {
+                // This process did not run for too long: what the node still does is for nothing.
+                running.cancel.cancel();
+            }
+        }
         for reply in replies {
             if self.link.client.publish(reply, "+WPI".into()).await.is_err() {
                 return;
@@ -144,8 +162,19 @@ impl Flight {
 pub struct Entered {
     flight: Arc<Flight>,
     id: u64,
-    /// Fires when the execution is cancelled or the worker gives up.
+    /// Fires when the execution is cancelled, its time is over, or the worker gives up.
     pub cancel: CancellationToken,
+}
+
+impl Entered {
+    /// Its number among the tasks of this process.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+    /// Whether no other worker can have the task for want of progress. `false` for good once it was.
+    pub fn is_held(&self) -> bool {
+        self.flight.tasks().running.get(&self.id).is_some_and(Running::is_held)
+    }
 }
 
 impl Drop for Entered {

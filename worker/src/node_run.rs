@@ -66,9 +66,15 @@ pub async fn attempt(
     let started = Instant::now();
     let running = AssertUnwindSafe(tokio::time::timeout(limit, implementation.run(&ctx))).catch_unwind();
     tokio::pin!(running);
+    // Also without a word from the coordinator. One more, so that the deadline has passed then.
+    let left = Duration::from_millis(task.deadline.millis_since(clock::now()).saturating_add(1));
     let ended = tokio::select! {
         ended = &mut running => Some(ended),
         () = cancel.cancelled() => tokio::time::timeout(COOPERATE, &mut running).await.ok(),
+        () = tokio::time::sleep(left) => {
+            cancel.cancel();
+            tokio::time::timeout(COOPERATE, &mut running).await.ok()
+        }
     };
     drop(permit);
     let took = clock::millis(started.elapsed());

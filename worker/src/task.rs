@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use async_nats::{Message, Subject};
 use haltline_common::{
     clock, fault, history, metrics,
-    outbox::Write,
+    outbox::{AGAIN, Write},
     publisher::Receipt,
     retry::{self, Reconnect},
     tail::Meta,
@@ -16,7 +16,7 @@ use haltline_common::{
         task::Task,
     },
 };
-use haltline_core::{After, Next, NodeOutcome, TaskRun, message_id};
+use haltline_core::{After, Delivery, LogMessage, Next, NodeOutcome, TaskRun};
 
 use crate::{
     flight::{Entered, Flight},
@@ -30,6 +30,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Why a task is abandoned when the connection is gone for good.
 const NOT_STORED: &str = "its events could not be stored";
+
+/// Why a task is abandoned when this worker did not run for longer than the server waits.
+const STALLED: &str = "this worker stalled for so long that another one may have it";
 
 /// How a task left this worker.
 enum Left {
@@ -63,9 +66,11 @@ pub async fn run(flight: Arc<Flight>, message: Message) {
         metrics::TASKS_REDELIVERED.inc();
     }
     let entered = flight.enter(&task.correlation.execution_id, reply.clone());
-    let run = TaskRun::new(task, &flight.worker_id, meta.deliveries);
+    let again = message.headers.as_ref().is_some_and(|h| h.get(AGAIN).is_some());
+    let delivery = Delivery { deliveries: meta.deliveries, again, walk: entered.id() };
+    let run = TaskRun::new(task, &flight.worker_id, delivery);
     let mut walk = Walk { flight, entered, run };
-    let left = walk.walk(meta.deliveries).await;
+    let left = walk.walk().await;
     walk.leave(left, reply).await;
 }
 
@@ -76,17 +81,22 @@ struct Walk {
 }
 
 impl Walk {
-    async fn walk(&mut self, deliveries: u64) -> Left {
+    async fn walk(&mut self) -> Left {
         let waited = clock::now().millis_since(self.run.task().created_at);
-        if (deliveries > 1 || self.run.task().recovered || waited > ASK_LOG_AFTER_MS) && self.learn().await.is_none() {
-            return Left::HandedBack;
+        if (self.run.is_contested() || waited > ASK_LOG_AFTER_MS)
+            && let Err(left) = self.learn().await
+        {
+            return left;
         }
         let mut pending: Vec<Receipt> = Vec::with_capacity(2);
         loop {
+            if !self.entered.is_held() {
+                return Left::Abandoned(STALLED);
+            }
             if self.entered.cancel.is_cancelled()
-                && let Some((by, reason)) = self.flight.cancelled(&self.run.task().correlation.execution_id)
+                && let Some(command) = self.flight.stopped(&self.run.task().correlation.execution_id)
             {
-                self.run.cancel(&by, &reason);
+                self.run.command(&command);
             }
             match self.run.next(&self.flight.control.gate(), clock::now()) {
                 Next::Finished => return Left::Done,
@@ -113,7 +123,11 @@ impl Walk {
                     if let Some(event) = started {
                         pending.push(self.publish(*event).await);
                     }
-                    match self.node(node, attempt, inputs).await {
+                    let step = self.node(node, attempt, inputs).await;
+                    if !self.entered.is_held() {
+                        return Left::Abandoned(STALLED);
+                    }
+                    match step {
                         Step::End(event) => return self.publish_end(vec![*event], pending).await,
                         Step::Note(event) => {
                             pending.push(self.publish(*event).await);
@@ -148,13 +162,47 @@ impl Walk {
         self.run.next_kind().is_none_or(|kind| self.flight.slots.contains_key(kind))
     }
 
-    /// Asks the log what is there already. `None` if the worker stops before it answers.
-    async fn learn(&mut self) -> Option<()> {
-        let execution_id = self.run.task().correlation.execution_id.clone();
+    /// Asks the log what is there already, and claims the task where another worker may have it.
+    async fn learn(&mut self) -> Result<(), Left> {
+        let mut claimed = false;
+        loop {
+            let log = self.read_log().await.ok_or(Left::HandedBack)?;
+            self.run.learn(&log);
+            if !self.run.must_claim() {
+                return Ok(());
+            }
+            if claimed {
+                return Err(Left::Abandoned("another worker has claimed it since"));
+            }
+            if !self.entered.is_held() {
+                return Err(Left::Abandoned(STALLED));
+            }
+            claimed = true;
+            let command = self.run.claim(clock::now());
+            tracing::info!(task_id = self.run.task().task_id, token = command.token, "taking a task over");
+            fault::point("worker.claim");
+            let subject = self.flight.link.names.command(&command.execution_id);
+            let body = serde_json::to_vec(&command).unwrap_or_default();
+            if let Err(e) = self.flight.publisher.write(Write::with_id(subject, command.message_id(), body)).await {
+                tracing::error!(error = %e, "a claim could not be stored");
+                return Err(Left::Abandoned(NOT_STORED));
+            }
+        }
+    }
+
+    /// Everything the log has of the execution. `None` if the worker stops before it answers.
+    async fn read_log(&self) -> Option<Vec<LogMessage>> {
+        let execution_id = &self.run.task().correlation.execution_id;
         let mut delays = Reconnect::new(Duration::from_secs(1));
-        let entries = loop {
-            match history::read(&self.flight.link, &execution_id).await {
-                Ok(entries) => break entries,
+        loop {
+            match history::read(&self.flight.link, execution_id).await {
+                Ok(entries) => {
+                    let message = |entry| match entry {
+                        history::Entry::Event(e) => LogMessage::Event(e),
+                        history::Entry::Command(c) => LogMessage::Command(c),
+                    };
+                    return Some(entries.into_iter().map(|(_, entry)| message(entry)).collect());
+                }
                 Err(e) => {
                     tracing::warn!(execution_id, error = %e, "cannot read what the log has of a redelivered task; trying again");
                     tokio::select! {
@@ -163,16 +211,7 @@ impl Walk {
                     }
                 }
             }
-        };
-        let mut events = Vec::new();
-        for (_, entry) in entries {
-            match entry {
-                history::Entry::Event(e) => events.push(*e),
-                history::Entry::Command(c) => self.run.command(&c),
-            }
         }
-        self.run.learn(events.iter());
-        Some(())
     }
 
     /// Runs one attempt of one node.
@@ -184,9 +223,10 @@ impl Walk {
             node_run::Attempted::GivenUp => return Step::GivenUp,
             node_run::Attempted::Stale => return Step::Stale,
         };
-        if outcome == NodeOutcome::Cancelled {
-            let (by, reason) = self.flight.cancelled(&self.run.task().correlation.execution_id).unwrap_or_default();
-            self.run.cancel(&by, &reason);
+        if outcome == NodeOutcome::Cancelled
+            && let Some(command) = self.flight.stopped(&self.run.task().correlation.execution_id)
+        {
+            self.run.command(&command);
         }
         let next_kind = self.run.task().nodes.get(node + 1).map(|n| n.kind.as_str());
         let can_run_next = next_kind.is_some_and(|k| self.flight.slots.contains_key(k));
@@ -219,7 +259,7 @@ impl Walk {
             _ => "worker.note",
         });
         let body = json::line(&event).unwrap_or_default();
-        self.flight.publisher.send(Write::with_id(subject, message_id(&event), body)).await
+        self.flight.publisher.send(Write::with_id(subject, self.run.message_id(&event), body)).await
     }
 
     async fn leave(&self, left: Left, reply: Subject) {

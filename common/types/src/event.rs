@@ -2,10 +2,12 @@
 //! result is the event that reports it. Every event has a deterministic id, the same when it is
 //! published again after a crash, so readers and the server drop repeats.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Timestamp, control::Flag};
+use crate::{Timestamp, control::Flag, record::FailedNode};
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -136,6 +138,9 @@ pub struct Event {
     /// Its kind, as `Timeout`, `Connection`, `MissingInput`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_type: Option<String>,
+    /// On terminal events: the first nodes that failed and whose `on_error` let the execution go on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FailedNode>,
     /// Milliseconds until the next attempt, on `node_retrying`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_in_ms: Option<u64>,
@@ -158,6 +163,9 @@ pub struct Event {
     /// On a node's result: how many events its task produced in all, this one included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_events: Option<u32>,
+    /// On a result that leaves the rest of a segment to others: how many events the next node has already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest_events: Option<u32>,
     /// On the result of a segment's last node: the results of the nodes before it in the same task.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub segment: Vec<SegmentResult>,
@@ -227,6 +235,7 @@ impl Event {
             outputs: None,
             error: None,
             error_type: None,
+            errors: Vec::new(),
             retry_in_ms: None,
             node_count: None,
             workflow_version: None,
@@ -234,6 +243,7 @@ impl Event {
             results_omitted: false,
             event_count: None,
             task_events: None,
+            rest_events: None,
             segment: Vec::new(),
             halted: None,
             reason: None,
@@ -266,6 +276,10 @@ pub mod event_id {
     /// Of a node's one result: completed, failed or refused.
     pub fn node_result(execution_id: &str, node_id: &str) -> String {
         [execution_id, "/", node_id, "/result"].concat()
+    }
+    /// Of `node_skipped`.
+    pub fn node_skipped(execution_id: &str, node_id: &str) -> String {
+        format!("{execution_id}/{node_id}/skipped")
     }
     /// Of `emergency_state_changed` for a revision of a control key.
     pub fn control(key: &str, revision: u64) -> String {
@@ -315,7 +329,7 @@ pub enum CommandType {
     /// The coordinator saw the flag refuse a dispatch: end it as halted.
     Halt,
     /// A worker takes over a task that another one may be running: what carries a lower token on
-    /// these nodes and is stored after this is void. `by` is the worker.
+    /// these nodes and is stored after this is void. `by` is the worker, `/` and the number of its walk.
     Claim,
     /// An operator says what became of a node whose outcome is unknown.
     Resolve,
@@ -379,5 +393,46 @@ impl Command {
             }
             CommandType::Resolve => format!("{id}/{}/{kind}/{}", self.nodes.first().map_or("", String::as_str), self.timestamp),
         }
+    }
+}
+
+/// Which claims stand, by node, as the log is read in its order: tells events that a claim made void.
+///
+/// A claim stands from its position in the log on; one whose token is not above the highest so far
+/// does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    by_node: BTreeMap<String, (u64, String)>,
+}
+
+impl Claims {
+    /// Takes in a command of the log.
+    pub fn take_in(&mut self, command: &Command) {
+        if command.kind != CommandType::Claim {
+            return;
+        }
+        let token = command.token.unwrap_or(0);
+        for node in &command.nodes {
+            let standing = self.by_node.entry(node.clone()).or_default();
+            if token > standing.0 {
+                *standing = (token, command.by.clone());
+            }
+        }
+    }
+
+    /// Whether an event is void: it has a lower token than a claim of one of its nodes that the log has
+    /// before it.
+    pub fn is_void(&self, event: &Event) -> bool {
+        if self.by_node.is_empty() {
+            return false;
+        }
+        let token = event.token.unwrap_or(0);
+        let nodes = event.segment.iter().map(|s| s.node_id.as_str()).chain(event.node_id.as_deref());
+        event.token.is_some() && nodes.into_iter().any(|n| self.by_node.get(n).is_some_and(|(claimed, _)| token < *claimed))
+    }
+
+    /// The claim that stands for a node: its token and who made it.
+    pub fn standing(&self, node_id: &str) -> Option<(u64, &str)> {
+        self.by_node.get(node_id).map(|(token, by)| (*token, by.as_str()))
     }
 }

@@ -8,6 +8,11 @@ pub const MESSAGE_BYTES_MAX: usize = 900 * 1024;
 pub const INPUT_BYTES_MAX: usize = 380 * 1024;
 /// Bytes of an error's text; a longer one ends in `… (cut)`.
 pub const ERROR_BYTES_MAX: usize = 4096;
+/// Failed nodes that a record names; how many there are is counted beside. With the input and the
+/// results they fit one message.
+pub const ERRORS_MAX: usize = 20;
+/// Bytes of an error's text in that list; the node's `node_failed` event has all of it.
+pub const ERROR_BRIEF_BYTES_MAX: usize = 256;
 /// Bytes of one node's outputs: four of them still fit one downstream task.
 pub const OUTPUT_BYTES_MAX: usize = 200 * 1024;
 /// Bytes of all resolved inputs of one task.

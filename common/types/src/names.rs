@@ -112,6 +112,10 @@ impl Names {
         const TOKENS: [&str; SHARDS as usize] = ["0", "1", "2", "3", "4", "5", "6", "7"];
         TOKENS[self.shard(execution_id) as usize % TOKENS.len()]
     }
+    /// What is read of one shard's part of the log.
+    pub fn inputs_of_shard(&self, shard: u32) -> String {
+        format!("{}.events.{shard}.input.>", self.ns)
+    }
     /// Events that only tell.
     pub fn note(&self, execution_id: &str) -> String {
         self.event("note", execution_id, "")
@@ -153,9 +157,17 @@ impl Names {
     pub fn task(&self, kind: &str, execution_id: &str) -> String {
         [&self.ns, ".tasks.", kind, ".", self.shard_token(execution_id), ".", &token(execution_id)].concat()
     }
+    /// All tasks of an execution.
+    pub fn tasks_of(&self, execution_id: &str) -> String {
+        format!("{}.tasks.*.{}.{}", self.ns, self.shard(execution_id), token(execution_id))
+    }
     /// The durable consumer of a type's tasks.
     pub fn task_consumer(kind: &str) -> String {
         format!("tasks_{kind}")
+    }
+    /// The type whose tasks a durable consumer delivers.
+    pub fn type_of_task_consumer(consumer: &str) -> Option<&str> {
+        consumer.strip_prefix("tasks_")
     }
 
     /// Submissions to a shard's coordinator.
@@ -190,6 +202,10 @@ impl Names {
     /// Key of the coordinators' checkpoint.
     pub fn checkpoint_key() -> &'static str {
         "coordinator"
+    }
+    /// Key of a shard's checkpoint.
+    pub fn shard_checkpoint_key(shard: u32) -> String {
+        format!("shard.{shard}")
     }
     /// Subject filter of all pointers to latest versions.
     pub fn latest_all(&self) -> String {

@@ -38,6 +38,9 @@ pub struct Task {
     /// already, as it does for a redelivered task.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recovered: bool,
+    /// Where the log stood when this task was found to have got lost and was emitted again; 0 if it was not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repair: u64,
     /// The nodes, in order; at least one.
     pub nodes: Vec<TaskNode>,
 }
@@ -62,6 +65,8 @@ struct Flat {
     traceparent: String,
     #[serde(default)]
     recovered: bool,
+    #[serde(default)]
+    repair: u64,
     nodes: Vec<TaskNode>,
 }
 
@@ -84,7 +89,22 @@ impl From<Flat> for Task {
             created_at: t.created_at,
             traceparent: t.traceparent,
             recovered: t.recovered,
+            repair: t.repair,
             nodes: t.nodes,
+        }
+    }
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl Task {
+    /// Its `Nats-Msg-Id`: one that is emitted again because it got lost is not a repeat.
+    pub fn message_id(&self) -> String {
+        match self.repair {
+            0 => self.task_id.clone(),
+            at => format!("{}~{at}", self.task_id),
         }
     }
 }

@@ -16,4 +16,4 @@ pub use execution::{Applied, Execution, Input};
 pub use floor::Floor;
 pub use outputs::Output;
 pub use plan::{Plan, PlanNode, Problem};
-pub use task_run::{After, Next, NodeOutcome, TaskRun, message_id};
+pub use task_run::{After, Delivery, Next, NodeOutcome, TaskRun};

@@ -7,14 +7,18 @@ use haltline_types::{
     Timestamp,
     control::{Flag, Gate},
     definition::RetryPolicy,
-    event::{Command, CommandType, Event, EventType, SegmentResult, event_id},
+    event::{Claims, Command, CommandType, Event, EventType, SegmentResult, event_id},
     json,
     limits::{ERROR_BYTES_MAX, OUTPUT_BYTES_MAX, SEGMENT_BYTES_MAX},
     task::{Task, TaskInput, TaskNode},
 };
 use serde_json::{Map, Value};
 
-use crate::outputs::look_up_output;
+use crate::{
+    engine::LogMessage,
+    execution::DEADLINE_EXCEEDED,
+    outputs::{deadline_passed, look_up_output},
+};
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,8 +69,19 @@ pub enum NodeOutcome {
     },
     /// The flag refused its side effect.
     Halted(Flag),
-    /// It stopped because the execution was cancelled.
+    /// It stopped because the execution was cancelled, or its deadline passed.
     Cancelled,
+}
+
+/// What is particular to one delivery of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// How often its message was delivered, this time included.
+    pub deliveries: u64,
+    /// Its message was sent more than once: there may be another copy of it.
+    pub again: bool,
+    /// Unique among the walks of a worker: one worker can have a task twice.
+    pub walk: u64,
 }
 
 /// A worker's walk through a task.
@@ -74,7 +89,15 @@ pub enum NodeOutcome {
 pub struct TaskRun {
     task: Task,
     worker_id: String,
+    /// Whose claims this walk takes for its own.
+    claimant: String,
     token: u64,
+    /// Another walk may have this task, too: it must be claimed before it goes on.
+    contested: bool,
+    /// This walk's claim is the one that stands.
+    claimed: bool,
+    /// The highest token that the log has on these nodes.
+    highest: u64,
     at: usize,
     attempt: u32,
     /// Ids of this task's events that are in the log or were published by this walk, each with the
@@ -82,26 +105,33 @@ pub struct TaskRun {
     ids: HashMap<String, usize>,
     outputs: HashMap<String, Map<String, Value>>,
     finished: bool,
-    cancelled: Option<(String, String)>,
+    /// The command that stopped the execution: a cancel or a time-out.
+    stopped: Option<Command>,
     /// The log says that the execution was halted, whatever the flag says by now.
     halted: Option<Flag>,
 }
 
 impl TaskRun {
-    /// A walk for the `deliveries`-th delivery of `task`.
-    pub fn new(task: Task, worker_id: &str, deliveries: u64) -> Self {
+    /// A walk through `task`.
+    pub fn new(task: Task, worker_id: &str, delivery: Delivery) -> Self {
+        let Delivery { deliveries, again, walk } = delivery;
         let token = task.token.saturating_add(deliveries);
         let attempt = task.attempt;
+        let contested = deliveries > 1 || again || task.recovered;
         Self {
             task,
             worker_id: worker_id.to_owned(),
+            claimant: format!("{worker_id}/{walk}"),
             token,
+            contested,
+            claimed: false,
+            highest: 0,
             at: 0,
             attempt,
             ids: HashMap::new(),
             outputs: HashMap::new(),
             finished: false,
-            cancelled: None,
+            stopped: None,
             halted: None,
         }
     }
@@ -115,47 +145,89 @@ impl TaskRun {
         self.token
     }
 
-    /// Takes in what the log has of the execution: nodes that are done are not run again.
-    pub fn learn<'e>(&mut self, events: impl IntoIterator<Item = &'e Event>) {
-        let mut by_node: HashMap<&str, Vec<&Event>> = HashMap::new();
-        for event in events {
-            if let Some(flag) = &event.halted {
-                self.halt(flag);
-            }
-            // Nothing starts after the end.
-            self.finished |= event.kind.is_terminal();
-            if let Some(node) = event.node_id.as_deref() {
-                by_node.entry(node).or_default().push(event);
-            }
-        }
-        for i in 0..self.task.nodes.len() {
-            let node = self.task.nodes[i].id.clone();
-            for event in by_node.get(node.as_str()).into_iter().flatten() {
-                self.ids.insert(event.id.clone(), i);
-                match event.kind {
-                    EventType::NodeCompleted => {
-                        self.outputs.insert(node.clone(), event.outputs.clone().unwrap_or_default());
-                        // A result that ends a task carries the number of its events.
-                        self.finished |= event.task_events.is_some();
-                        if self.at == i {
-                            self.at += 1;
-                            self.attempt = 1;
+    /// Takes in what the log has of the execution, in its order: nodes that are done are not run again,
+    /// what a claim made void does not count.
+    pub fn learn<'e>(&mut self, log: impl IntoIterator<Item = &'e LogMessage>) {
+        let mut claims = Claims::default();
+        for message in log {
+            match message {
+                LogMessage::Command(c) => {
+                    claims.take_in(c);
+                    self.command(c);
+                }
+                LogMessage::Event(event) => {
+                    if let Some(flag) = &event.halted {
+                        self.halt(flag);
+                    }
+                    // Nothing starts after the end.
+                    self.finished |= event.kind.is_terminal();
+                    let node = event.node_id.as_ref().and_then(|id| self.task.nodes.iter().position(|n| n.id == *id));
+                    if let Some(i) = node {
+                        self.highest = self.highest.max(event.token.unwrap_or(0));
+                        if !claims.is_void(event) {
+                            self.learn_event(i, event);
                         }
                     }
-                    EventType::NodeFailed | EventType::NodeRefused => self.finished = true,
-                    EventType::NodeRetrying if self.at == i => {
-                        self.attempt = self.attempt.max(event.attempt.unwrap_or(0) + 1);
-                    }
-                    _ => {}
                 }
             }
         }
+        for node in &self.task.nodes {
+            self.highest = self.highest.max(claims.standing(&node.id).map_or(0, |(token, _)| token));
+        }
         self.finished |= self.at >= self.task.nodes.len();
+        self.contested |= self.highest > 0;
+        let standing = self.task.nodes.get(self.at).and_then(|n| claims.standing(&n.id));
+        self.claimed = standing == Some((self.token, self.claimant.as_str()));
+    }
+
+    fn learn_event(&mut self, i: usize, event: &Event) {
+        self.ids.insert(event.id.clone(), i);
+        match event.kind {
+            EventType::NodeCompleted => {
+                self.outputs.insert(self.task.nodes[i].id.clone(), event.outputs.clone().unwrap_or_default());
+                // A result that ends a task carries the number of its events.
+                self.finished |= event.task_events.is_some();
+                if self.at == i {
+                    self.at += 1;
+                    self.attempt = 1;
+                }
+            }
+            EventType::NodeFailed | EventType::NodeRefused | EventType::NodeUnknown => self.finished = true,
+            EventType::NodeRetrying if self.at == i => {
+                self.attempt = self.attempt.max(event.attempt.unwrap_or(0) + 1);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether another walk may have or have had this task: the log is to be asked first.
+    pub fn is_contested(&self) -> bool {
+        self.contested
+    }
+
+    /// Whether another walk may have this task, too, and this one has no claim that stands.
+    pub fn must_claim(&self) -> bool {
+        self.contested && !self.claimed && !self.finished
+    }
+
+    /// Takes the task over from whoever else may have it. Store this, then [`TaskRun::learn`] again: if
+    /// [`TaskRun::must_claim`] says so still, someone else has claimed it since.
+    pub fn claim(&mut self, now: Timestamp) -> Command {
+        // Above what a copy of this task would carry that has left no trace in the log yet.
+        self.token = self.token.max(self.highest) + 1;
+        Command {
+            by: self.claimant.clone(),
+            nodes: self.task.nodes[self.at..].iter().map(|n| n.id.clone()).collect(),
+            token: Some(self.token),
+            ..Command::new(CommandType::Claim, &self.task.correlation.execution_id, now)
+        }
     }
 
     /// The execution was cancelled: no further node starts.
     pub fn cancel(&mut self, by: &str, reason: &str) {
-        self.cancelled.get_or_insert_with(|| (by.to_owned(), reason.to_owned()));
+        let id = &self.task.correlation.execution_id;
+        let command = || Command { by: by.to_owned(), reason: reason.to_owned(), ..Command::new(CommandType::Cancel, id, Timestamp(0)) };
+        self.stopped.get_or_insert_with(command);
     }
 
     /// The execution was halted: no further node starts, also if the flag was lowered since.
@@ -163,16 +235,36 @@ impl TaskRun {
         self.halted.get_or_insert_with(|| flag.clone());
     }
 
-    /// Takes in a command that the log has of the execution.
+    /// Takes in a command that the log has of the execution, or that was heard of.
     pub fn command(&mut self, command: &Command) {
         match command.kind {
-            CommandType::Cancel => self.cancel(&command.by, &command.reason),
+            CommandType::Cancel | CommandType::Timeout => {
+                self.stopped.get_or_insert_with(|| command.clone());
+            }
             CommandType::Halt => {
                 let unnamed = || Flag::unreadable(command.reason.clone(), 0, None);
                 self.halt(&command.halted.clone().unwrap_or_else(unnamed));
             }
-            CommandType::Claim | CommandType::Resolve | CommandType::Timeout | CommandType::Abandon => {}
+            // It ended without this task.
+            CommandType::Abandon => self.finished = true,
+            CommandType::Claim | CommandType::Resolve => {}
         }
+    }
+
+    /// The `Nats-Msg-Id` of an event of this task.
+    ///
+    /// A result that ends its task must not be taken for a repeat of the one with the same id that only
+    /// told it, or the coordinator would never hear of it; what follows a claim must not be taken for a
+    /// repeat of what the claim made void.
+    pub fn message_id(&self, event: &Event) -> String {
+        let mut id = event.id.clone();
+        if event.task_events.is_some() {
+            id.push_str("/end");
+        }
+        if self.claimed {
+            id.push_str(&format!("@{}", self.token));
+        }
+        id
     }
 
     /// The type of the node that is next; `None` if nothing is.
@@ -184,7 +276,7 @@ impl TaskRun {
     /// and does not have the next node's type. `None` if no node is done yet.
     ///
     /// The result has the id of the event that told it without ending the task, and
-    /// [`message_id`] tells the two apart.
+    /// [`TaskRun::message_id`] tells the two apart.
     pub fn hand_back(&mut self, now: Timestamp) -> Option<Event> {
         let last = self.at.checked_sub(1)?;
         let node = self.task.nodes[last].clone();
@@ -202,8 +294,10 @@ impl TaskRun {
         e.worker_id = Some(self.worker_id.clone());
         e.status = Some("success".into());
         self.at = last;
-        let e = self.result(e);
+        let mut e = self.result(e);
         self.at = last + 1;
+        let rest = self.ids.values().filter(|node| **node > last).count() as u32;
+        e.rest_events = Some(rest).filter(|n| *n > 0);
         Some(e)
     }
 
@@ -215,19 +309,16 @@ impl TaskRun {
         if let Some(flag) = self.halted.clone() {
             return Next::End(vec![self.refuse_halted(now, flag, None)]);
         }
+        self.look_at(now);
         match gate {
             Gate::Halted(flag) => return Next::End(vec![self.refuse_halted(now, flag.clone(), None)]),
-            Gate::Unsure(why) if self.cancelled.is_none() => return Next::Wait(why.clone()),
+            Gate::Unsure(why) if self.stopped.is_none() => return Next::Wait(why.clone()),
             Gate::Unsure(_) | Gate::Open => {}
         }
-        if let Some((by, reason)) = self.cancelled.clone() {
-            return Next::End(vec![self.refuse_cancelled(now, by, reason)]);
+        if self.stopped.is_some() {
+            return Next::End(vec![self.refuse_stopped(now)]);
         }
         let started = self.started(now);
-        if now > self.task.deadline {
-            let message = format!("the execution's deadline {} has passed", self.task.deadline);
-            return Next::End(self.fail_unrun(started, now, "DeadlineExceeded", message));
-        }
         match self.inputs() {
             Ok(inputs) => Next::Start { started: started.map(Box::new), node: self.at, attempt: self.attempt, inputs },
             Err(message) => Next::End(self.fail_unrun(started, now, "MissingInput", message)),
@@ -245,6 +336,7 @@ impl TaskRun {
         duration_ms: f64,
         delay: impl FnOnce(&RetryPolicy, u32) -> u64,
     ) -> After {
+        self.look_at(now);
         let flag = match gate {
             Gate::Halted(flag) => Some(flag.clone()),
             Gate::Open | Gate::Unsure(_) => self.halted.clone(),
@@ -260,7 +352,7 @@ impl TaskRun {
                 self.outputs.insert(self.node().id.clone(), outputs);
                 let full = || self.outputs.values().map(json::size).sum::<usize>() > SEGMENT_BYTES_MAX;
                 // The size last: it is measured only where the segment could go on.
-                if last || flag.is_some() || !can_run_next || self.cancelled.is_some() || full() {
+                if last || flag.is_some() || !can_run_next || self.stopped.is_some() || full() {
                     return After::End(Box::new(self.result(e)));
                 }
                 self.ids.insert(e.id.clone(), self.at);
@@ -275,8 +367,8 @@ impl TaskRun {
                 if again && let Some(flag) = flag {
                     return After::End(Box::new(self.refuse_halted(now, flag, Some(duration_ms))));
                 }
-                if again && let Some((by, reason)) = self.cancelled.clone() {
-                    return After::End(Box::new(self.refuse_cancelled(now, by, reason)));
+                if again && self.stopped.is_some() {
+                    return After::End(Box::new(self.refuse_stopped(now)));
                 }
                 let mut e = self.event(if again { EventType::NodeRetrying } else { EventType::NodeFailed }, now);
                 e.duration_ms = Some(duration_ms);
@@ -293,10 +385,15 @@ impl TaskRun {
                 After::Retry(Box::new(e), wait)
             }
             NodeOutcome::Halted(flag) => After::End(Box::new(self.refuse_halted(now, flag, Some(duration_ms)))),
-            NodeOutcome::Cancelled => {
-                let (by, reason) = self.cancelled.clone().unwrap_or_default();
-                After::End(Box::new(self.refuse_cancelled(now, by, reason)))
-            }
+            NodeOutcome::Cancelled => After::End(Box::new(self.refuse_stopped(now))),
+        }
+    }
+
+    /// Whether the deadline has passed, by this worker's own clock.
+    fn look_at(&mut self, now: Timestamp) {
+        if now > self.task.deadline {
+            let id = &self.task.correlation.execution_id;
+            self.stopped.get_or_insert_with(|| Command::new(CommandType::Timeout, id, now));
         }
     }
 
@@ -351,11 +448,19 @@ impl TaskRun {
         self.result(e)
     }
 
-    fn refuse_cancelled(&mut self, now: Timestamp, by: String, reason: String) -> Event {
+    fn refuse_stopped(&mut self, now: Timestamp) -> Event {
         let mut e = self.event(EventType::NodeRefused, now);
-        e.error_type = Some("Cancelled".into());
-        e.reason = Some(reason);
-        e.by = Some(by);
+        match &self.stopped {
+            Some(c) if c.kind == CommandType::Timeout => {
+                e.error_type = Some(DEADLINE_EXCEEDED.into());
+                e.reason = Some(deadline_passed(self.task.deadline));
+            }
+            stopped => {
+                e.error_type = Some("Cancelled".into());
+                e.reason = Some(stopped.as_ref().map(|c| c.reason.clone()).unwrap_or_default());
+                e.by = Some(stopped.as_ref().map(|c| c.by.clone()).unwrap_or_default());
+            }
+        }
         self.result(e)
     }
 
@@ -386,12 +491,6 @@ impl TaskRun {
         }
         Ok(inputs)
     }
-}
-
-/// The `Nats-Msg-Id` of an event of a task. A result that ends its task must not be taken for a repeat
-/// of the one with the same id that only told it: the coordinator would never hear of it.
-pub fn message_id(event: &Event) -> String {
-    if event.task_events.is_some() { format!("{}/end", event.id) } else { event.id.clone() }
 }
 
 /// An error's text within its limit; what is missing is told.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use haltline_client::{Client, Outcome};
+use haltline_client::{Client, Outcome, Status};
 use haltline_common::{
     tail::{self, Item, Start, Tail},
     types::{
@@ -134,6 +134,8 @@ fn word(kind: EventType) -> &'static str {
         EventType::NodeFailed => "failed",
         EventType::NodeRetrying => "retrying",
         EventType::NodeRefused => "refused",
+        EventType::NodeSkipped => "skipped",
+        EventType::NodeUnknown => "unknown",
         other => other.as_str(),
     }
 }
@@ -141,6 +143,9 @@ fn word(kind: EventType) -> &'static str {
 /// What else matters about an event, after its name.
 pub fn details(event: &Event) -> String {
     let mut out = String::new();
+    if event.status.as_deref() == Some(Status::CompletedWithErrors.as_str()) {
+        out.push_str(" with errors");
+    }
     if let Some(attempt) = event.attempt.filter(|n| *n > 1) {
         out.push_str(&format!(" attempt {attempt}"));
     }

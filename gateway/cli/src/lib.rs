@@ -8,6 +8,7 @@ mod connect;
 mod environment;
 mod fail;
 mod follow;
+mod listener;
 mod output;
 mod probe;
 mod read;

@@ -3,6 +3,7 @@
 use haltline_common::{
     Link,
     config::{CoordinatorSettings, GatewaySettings, WorkerSettings},
+    metrics::{self, Role},
 };
 use haltline_worker::Registry;
 use tokio::net::TcpListener;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 /// # Errors
 /// When it cannot go on.
 pub async fn coordinator(link: Link, settings: CoordinatorSettings, stop: CancellationToken) -> anyhow::Result<()> {
+    metrics::show(Role::Coordinator);
     haltline_coordinator::run(link, settings, stop).await
 }
 
@@ -21,6 +23,7 @@ pub async fn coordinator(link: Link, settings: CoordinatorSettings, stop: Cancel
 /// # Errors
 /// When it cannot go on.
 pub async fn worker(link: Link, settings: WorkerSettings, stop: CancellationToken) -> anyhow::Result<()> {
+    metrics::show(Role::Worker);
     haltline_worker::run(link, settings, Registry::built_in(), stop).await
 }
 
@@ -29,5 +32,6 @@ pub async fn worker(link: Link, settings: WorkerSettings, stop: CancellationToke
 /// # Errors
 /// When it cannot go on.
 pub async fn gateway(link: Link, settings: GatewaySettings, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+    metrics::show(Role::Gateway);
     haltline_gateway::run(link, settings, listener, stop).await
 }

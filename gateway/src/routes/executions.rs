@@ -137,7 +137,7 @@ pub(super) async fn list(State(app): State<App>, Query(l): Query<Listing>) -> Re
         return Err(ApiError::invalid("limit", format!("must be 1 to {LIST_MAX}")).into());
     }
     let status = match l.status {
-        Some(text) => Some(serde_json::from_value::<Status>(text.into()).map_err(|e| ApiError::invalid("status", e.to_string()))?),
+        Some(text) => Some(text.parse::<Status>().map_err(|e| ApiError::invalid("status", e))?),
         None => None,
     };
     if !app.index.ready() {

@@ -31,8 +31,9 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
     json_response(status, &json!({ "ready": ready, "nats": nats, "log": log, "executions": list, "stopping": app.stop.is_cancelled() }))
 }
 
-/// `GET /metrics`: Prometheus text.
-pub(super) async fn metrics() -> Response {
+/// `GET /metrics`: Prometheus text, of this process and of the whole installation.
+pub(super) async fn metrics(State(app): State<App>) -> Response {
+    crate::fleet::refresh(&app).await;
     let mut response = haltline_common::metrics::render().into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     response

@@ -17,6 +17,7 @@ pub const POINTS: &[(&str, Role)] = &[
     ("coordinator.started", Role::Coordinator),
     ("coordinator.task", Role::Coordinator),
     ("coordinator.command", Role::Coordinator),
+    ("coordinator.skipped", Role::Coordinator),
     ("coordinator.ended", Role::Coordinator),
     ("coordinator.final", Role::Coordinator),
     ("coordinator.reply", Role::Coordinator),
@@ -57,6 +58,7 @@ enum Shape {
     Chain,
     Retrying,
     Parallel,
+    Skipping,
     Cancel,
     Halt,
 }
@@ -103,6 +105,7 @@ async fn play(point: &str, role: Role, shape: Shape, victim: Victim) -> anyhow::
     let id = record.correlation.execution_id.clone();
     let (status, trades) = match shape {
         Shape::Chain | Shape::Retrying | Shape::Parallel => (Status::Completed, true),
+        Shape::Skipping => (Status::CompletedWithErrors, true),
         Shape::Cancel => (Status::Cancelled, false),
         Shape::Halt => (Status::Halted, false),
     };
@@ -168,6 +171,7 @@ async fn ask(site: &mut Site, role: Role, shape: Shape, fault: Option<&str>) -> 
         Shape::Chain => shapes::chain("crash")?,
         Shape::Retrying => shapes::retrying("crash")?,
         Shape::Parallel => shapes::parallel("crash")?,
+        Shape::Skipping => shapes::skipping("crash")?,
         Shape::Cancel => shapes::waiting("crash", "10s", "10s")?,
         Shape::Halt => shapes::waiting("crash", "300ms", "300ms")?,
     };
@@ -271,6 +275,8 @@ crashes! {
     at_coordinator_task_between_branches: "coordinator.task:3", Parallel;
     at_coordinator_command_cancel: "coordinator.command", Cancel;
     at_coordinator_command_halt: "coordinator.command", Halt;
+    at_coordinator_skipped: "coordinator.skipped", Skipping;
+    at_coordinator_skipped_between: "coordinator.skipped:2", Skipping;
     at_coordinator_ended: "coordinator.ended", Chain;
     at_coordinator_final: "coordinator.final", Chain;
     at_coordinator_reply: "coordinator.reply", Chain;

@@ -9,8 +9,11 @@ mod grouped;
 mod halt;
 mod halt_watch;
 mod market;
+mod on_error;
+mod operations;
 mod tidy;
 mod topology;
+mod torture;
 mod worker_life;
 
 /// The `haltline` command.

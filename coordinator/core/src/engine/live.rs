@@ -10,7 +10,7 @@ use haltline_types::{
     submit::{Accepted, Reply},
 };
 
-use super::{Body, Engine, Live, Loading, LogMessage, Out, Purpose, Slot, WriteId};
+use super::{Body, Engine, Live, Loading, LogMessage, Out, Purpose, Slot, WriteId, stuck::Quiet};
 use crate::{
     execution::{Applied, Execution, Input},
     outputs::Output,
@@ -37,6 +37,7 @@ impl Engine {
                     return;
                 }
                 live.entries.push(entry);
+                live.quiet = Quiet::default();
                 self.advance(&id);
             }
             Some(Slot::Creating { inputs, entries, .. }) => {
@@ -90,7 +91,7 @@ impl Engine {
         self.records.place(entry, revision);
         if !inputs.is_empty() {
             // Our record, but someone else found it first and runs it.
-            self.load(id, Loading { waiting: vec![waiting], inputs, entries, created: Some(entry) });
+            self.load(id, Loading { waiting: vec![waiting], inputs, entries, created: Some(entry), ..Loading::default() });
             return;
         }
         let execution = Execution::accept(*record, waiting.plan);
@@ -105,9 +106,11 @@ impl Engine {
             stored: HashSet::new(),
             recovered: false,
             halting: false,
+            quiet: Quiet::default(),
             ended: None,
         };
         live.unanswered += 1;
+        self.deadlines.insert((live.execution.deadline(), id.to_owned()));
         self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
         self.write(Purpose::Output(id.to_owned()), Body::Note(Box::new(started)));
         self.advance(id);
@@ -146,6 +149,8 @@ impl Engine {
                     task.recovered |= live.recovered || live.execution.is_stopped();
                     writes.push((false, Body::Task(task)));
                 }
+                Output::Skipped(event) if live.stored.contains(&event.id) => {}
+                Output::Skipped(event) => writes.push((false, Body::Note(event))),
                 Output::End(event, record) => {
                     if !live.stored.contains(&event.id) {
                         writes.push((false, Body::Note(event)));
@@ -216,6 +221,7 @@ impl Engine {
         if ended {
             let outcome = live.ended.take();
             let notify = live.execution.record().notify.clone();
+            self.deadlines.remove(&(live.execution.deadline(), id.to_owned()));
             self.slots.remove(id);
             self.ended += 1;
             if let (Some(subject), Some(outcome)) = (notify, outcome) {

@@ -7,7 +7,7 @@ use std::{
 
 use haltline_types::{
     error::{ApiError, Code},
-    event::event_id,
+    event::{Claims, event_id},
     record::{Outcome, Record, Status},
     submit::Reply,
     task::{Task, task_id},
@@ -23,7 +23,8 @@ impl Engine {
     /// Forgets an execution and reads it anew.
     pub(super) fn reload(&mut self, id: &str) {
         let Some(Slot::Live(live)) = self.slots.remove(id) else { return };
-        self.load(id, Loading { entries: live.entries, created: live.created, ..Loading::default() });
+        self.deadlines.remove(&(live.execution.deadline(), id.to_owned()));
+        self.load(id, Loading { entries: live.entries, created: live.created, quiet: live.quiet, ..Loading::default() });
     }
 
     /// What a load found: rebuilds the state input by input as it was decided live, and emits what the
@@ -33,7 +34,7 @@ impl Engine {
     /// an execution must not end while a task of it may be in the queue. Emitting such a task is
     /// harmless, leaving it out is not.
     pub fn loaded(&mut self, id: &str, loaded: Loaded) {
-        let Some(Slot::Loading(Loading { waiting, inputs, entries, created })) = self.slots.remove(id) else { return };
+        let Some(Slot::Loading(Loading { waiting, inputs, entries, created, quiet })) = self.slots.remove(id) else { return };
         let (Some((record, revision)), Some(plan)) = (loaded.record, loaded.plan) else {
             // A record that expired, or never was: nothing can be decided about it.
             self.close(entries, created);
@@ -44,11 +45,13 @@ impl Engine {
             return;
         };
         let ended_id = event_id::ended(id);
-        let mut stored = HashSet::new();
+        let mut stored: HashSet<String> = loaded.queued.into_iter().collect();
         let mut ended = None;
         let mut by_seq: BTreeMap<u64, Input> = inputs.into_iter().collect();
+        let mut claims = Claims::default();
         for (seq, message) in loaded.history {
             match message {
+                LogMessage::Event(e) if claims.is_void(&e) => {}
                 LogMessage::Event(e) => {
                     stored.insert(e.id.clone());
                     if e.kind.is_input() && e.task_events.is_some() {
@@ -60,6 +63,7 @@ impl Engine {
                     }
                 }
                 LogMessage::Command(c) => {
+                    claims.take_in(&c);
                     by_seq.insert(seq, Input::Command(c));
                 }
             }
@@ -68,7 +72,7 @@ impl Engine {
         let until = ended.as_ref().map_or(self.read, |(seq, _)| *seq);
         let mut execution = Execution::accept(as_accepted(&record), Arc::clone(&plan));
         let mut tasks: BTreeMap<String, Box<Task>> = BTreeMap::new();
-        let mut end = None;
+        let (mut skipped, mut end) = (Vec::new(), None);
         let segments = self.limits.segments;
         let mut decide = |execution: &mut Execution| {
             for output in execution.decide(true, segments) {
@@ -76,6 +80,7 @@ impl Engine {
                     Output::Task(task) => {
                         tasks.insert(task.nodes[0].id.clone(), task);
                     }
+                    Output::Skipped(_) => skipped.push(output),
                     Output::End(..) => end = Some(output),
                 }
             }
@@ -99,13 +104,17 @@ impl Engine {
             // The record is final but the log lacks events: they are emitted, the record stays.
             outcome = Some(Box::new(Outcome::from(&record)));
             let event = execution.end_as_recorded(&record);
-            vec![Output::End(Box::new(event), Box::new(record.clone()))]
+            skipped.push(Output::End(Box::new(event), Box::new(record.clone())));
+            skipped
         } else if let Some((_, event)) = ended {
             let record = execution.end_as_told(&event);
-            vec![Output::End(event, Box::new(record))]
+            skipped.push(Output::End(event, Box::new(record)));
+            skipped
         } else {
             let awaited = tasks.into_iter().filter(|(head, _)| execution.awaits(head)).map(|(_, task)| Output::Task(task));
-            awaited.chain(end).collect()
+            let mut outputs: Vec<Output> = skipped.into_iter().chain(awaited).chain(end).collect();
+            self.repair(id, quiet, &stored, &mut outputs);
+            outputs
         };
         let live = Live {
             execution,
@@ -117,8 +126,10 @@ impl Engine {
             stored,
             recovered: true,
             halting: false,
+            quiet,
             ended: outcome,
         };
+        self.deadlines.insert((live.execution.deadline(), id.to_owned()));
         self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
         if !has_started {
             self.write(Purpose::Output(id.to_owned()), Body::Note(Box::new(started)));
@@ -136,6 +147,8 @@ fn as_accepted(record: &Record) -> Record {
     Record {
         status: Status::Running,
         nodes_completed: 0,
+        nodes_failed: 0,
+        nodes_skipped: 0,
         finished_at: None,
         duration_ms: None,
         results: serde_json::Map::new(),
@@ -143,6 +156,7 @@ fn as_accepted(record: &Record) -> Record {
         error: None,
         error_type: None,
         failed_node: None,
+        errors: Vec::new(),
         reason: None,
         event_count: None,
         ..record.clone()

@@ -8,10 +8,12 @@
 
 mod live;
 mod load;
+mod stuck;
 mod submit;
+mod tick;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -77,7 +79,9 @@ pub struct Loaded {
     pub record: Option<(Record, u64)>,
     /// The pinned definition's plan; `None` if it cannot be had.
     pub plan: Option<Arc<Plan>>,
-    /// Everything the log has of it, in order, repeats dropped.
+    /// Ids of its tasks that are in the queue: not emitted again, a worker may have them.
+    pub queued: Vec<String>,
+    /// Everything the log has of it, in order, read after the queue.
     pub history: Vec<(u64, LogMessage)>,
 }
 
@@ -137,6 +141,8 @@ struct Loading {
     entries: Vec<u64>,
     /// The record's entry, likewise.
     created: Option<u64>,
+    /// Read again because nothing was heard of it.
+    quiet: stuck::Quiet,
 }
 
 /// An execution in memory.
@@ -158,6 +164,8 @@ struct Live {
     recovered: bool,
     /// A halt command was sent; one is enough.
     halting: bool,
+    /// For how long nothing was heard of it.
+    quiet: stuck::Quiet,
     ended: Option<Box<Outcome>>,
 }
 
@@ -170,6 +178,8 @@ pub struct Engine {
     next_write: WriteId,
     /// Executions that wait for the gate.
     gated: HashSet<String>,
+    /// Executions in memory by their deadline.
+    deadlines: BTreeSet<(Timestamp, String)>,
     log: Floor,
     /// The last input of the log that was read, or that was read before this engine began.
     read: u64,
@@ -179,6 +189,9 @@ pub struct Engine {
     out: VecDeque<Out>,
     /// Executions brought to their end, in all.
     ended: u64,
+    /// Tasks that got lost and were emitted again, in all.
+    repaired: u64,
+    repairs: Vec<String>,
 }
 
 impl Engine {
@@ -191,12 +204,15 @@ impl Engine {
             writes: HashMap::new(),
             next_write: 0,
             gated: HashSet::new(),
+            deadlines: BTreeSet::new(),
             log: Floor::new(log_floor),
             read: log_floor,
             records: Floor::new(records_floor),
             records_known: Known::new(records_floor),
             out: VecDeque::new(),
             ended: 0,
+            repaired: 0,
+            repairs: Vec::new(),
         }
     }
 

@@ -124,7 +124,7 @@ impl Engine {
     pub(super) fn create_conflicted(&mut self, id: &str) {
         let Some(Slot::Creating { waiting, entry, inputs, entries, .. }) = self.slots.remove(id) else { return };
         // The entry stays open: the sweep may have passed over this record meanwhile.
-        self.load(id, Loading { waiting: vec![waiting], inputs, entries, created: Some(entry) });
+        self.load(id, Loading { waiting: vec![waiting], inputs, entries, created: Some(entry), ..Loading::default() });
     }
 
     /// A request to cancel: it becomes part of the log before anything is decided on it. The shell
@@ -175,6 +175,8 @@ fn new_record(id: &str, shard: u32, w: &Waiting) -> Record {
         shard,
         node_count: w.plan.len() as u32,
         nodes_completed: 0,
+        nodes_failed: 0,
+        nodes_skipped: 0,
         started_at: w.now,
         finished_at: None,
         duration_ms: None,
@@ -187,6 +189,7 @@ fn new_record(id: &str, shard: u32, w: &Waiting) -> Record {
         error: None,
         error_type: None,
         failed_node: None,
+        errors: Vec::new(),
         reason: None,
         event_count: None,
     }

@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use haltline_core::{After, Execution, Input, Next, NodeOutcome, Output, Plan, TaskRun};
+use haltline_core::{After, Delivery, Execution, Input, Next, NodeOutcome, Output, Plan, TaskRun};
 use haltline_types::{
     Timestamp,
     control::{Flag, Gate, Level},
-    event::{Correlation, Event, EventType},
+    definition::OnError,
+    event::{Command, CommandType, Correlation, Event, EventType},
     record::{Record, Status},
     task::{Task, TaskInput},
 };
@@ -14,9 +15,13 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::sim::{
+    fates,
     rng::Rng,
-    workload::{definition, node, types},
+    workload::{after, definition, node, stand_in, tolerant, types},
 };
+
+/// The first delivery of a task.
+const FIRST: Delivery = Delivery { deliveries: 1, again: false, walk: 1 };
 
 fn record(plan: &Plan) -> Record {
     serde_json::from_value(json!({
@@ -26,14 +31,23 @@ fn record(plan: &Plan) -> Record {
     .expect("a record")
 }
 
-/// A random graph: edges only from earlier to later nodes.
-fn graph(rng: &mut Rng, fails: bool) -> Arc<Plan> {
+/// A random graph: edges only from earlier to later nodes. `lenient`: what a failure means is random.
+fn graph(rng: &mut Rng, fails: bool, lenient: bool) -> Arc<Plan> {
     let n = rng.range(1, 14) as usize;
     let ids: Vec<String> = (0..n).map(|i| format!("n{i}")).collect();
     let nodes = (0..n)
         .map(|i| {
             let deps: Vec<&str> = (0..i).filter(|_| rng.chance(25)).map(|d| ids[d].as_str()).collect();
-            node(&ids[i], if fails && rng.chance(15) { "fail" } else { "give" }, &deps)
+            let kind = if fails && rng.chance(if lenient { 30 } else { 15 }) { "fail" } else { "give" };
+            let made = if lenient && rng.chance(30) { after(&ids[i], kind, &deps) } else { node(&ids[i], kind, &deps) };
+            let on_error = match rng.range(0, 9) {
+                _ if !lenient => OnError::Fail,
+                0 => OnError::Fail,
+                1..=3 => OnError::Skip,
+                4..=6 => OnError::Continue,
+                _ => stand_in(),
+            };
+            tolerant(on_error, made)
         })
         .collect();
     Arc::new(Plan::compile(&definition("w", nodes), &types()).expect("valid"))
@@ -44,13 +58,14 @@ struct Seen {
     execution: Execution,
     inputs: Vec<Event>,
     events: BTreeSet<String>,
+    log: Vec<Event>,
     tasks: Vec<Task>,
     ends: Vec<(Event, Record)>,
 }
 
 /// Runs one task to its end; the events it published, the result last.
 fn work(task: Task, gate: &Gate) -> Vec<Event> {
-    let mut run = TaskRun::new(task, "worker", 1);
+    let mut run = TaskRun::new(task, "worker", FIRST);
     let mut events = Vec::new();
     loop {
         match run.next(gate, Timestamp(0)) {
@@ -83,6 +98,7 @@ fn run(plan: &Arc<Plan>, rng: &mut Rng, segments: bool, halt_at: Option<usize>) 
     let mut seen = Seen {
         events: BTreeSet::from([execution.started_event().id]),
         inputs: Vec::new(),
+        log: Vec::new(),
         tasks: Vec::new(),
         ends: Vec::new(),
         execution: execution.clone(),
@@ -95,6 +111,10 @@ fn run(plan: &Arc<Plan>, rng: &mut Rng, segments: bool, halt_at: Option<usize>) 
                 Output::Task(task) => {
                     seen.tasks.push((*task).clone());
                     open.push(*task);
+                }
+                Output::Skipped(event) => {
+                    assert!(seen.events.insert(event.id.clone()), "told twice");
+                    seen.log.push(*event);
                 }
                 Output::End(event, record) => {
                     seen.events.insert(event.id.clone());
@@ -110,6 +130,7 @@ fn run(plan: &Arc<Plan>, rng: &mut Rng, segments: bool, halt_at: Option<usize>) 
         let gate = if halt_at.is_some_and(|n| seen.inputs.len() >= n) { Gate::Halted(flag.clone()) } else { Gate::Open };
         let events = work(task, &gate);
         seen.events.extend(events.iter().map(|e| e.id.clone()));
+        seen.log.extend(events.iter().cloned());
         let result = events.into_iter().next_back().expect("a result");
         execution.apply(&Input::Result(Box::new(result.clone())));
         seen.inputs.push(result);
@@ -122,7 +143,7 @@ proptest! {
     #[test]
     fn ends_once_and_counts_its_events(seed: u64, segments: bool, fails: bool) {
         let mut rng = Rng::new(seed);
-        let plan = graph(&mut rng, fails);
+        let plan = graph(&mut rng, fails, false);
         let seen = run(&plan, &mut rng, segments, None);
         prop_assert_eq!(seen.ends.len(), 1);
         let (event, record) = &seen.ends[0];
@@ -139,9 +160,23 @@ proptest! {
     }
 
     #[test]
-    fn a_rebuilt_state_is_the_live_one(seed: u64, segments: bool, fails: bool) {
+    fn failures_do_what_on_error_says(seed: u64, segments: bool) {
         let mut rng = Rng::new(seed);
-        let plan = graph(&mut rng, fails);
+        let plan = graph(&mut rng, true, true);
+        let seen = run(&plan, &mut rng, segments, None);
+        prop_assert_eq!(seen.ends.len(), 1);
+        let (event, record) = &seen.ends[0];
+        prop_assert_eq!(event.event_count, Some(seen.events.len() as u32));
+        prop_assert_eq!(&event.errors, &record.errors);
+        prop_assert_eq!(event.status.as_deref(), Some(record.status.as_str()));
+        let log: Vec<&Event> = seen.log.iter().collect();
+        prop_assert_eq!(fates::check(&plan, record, &log), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_rebuilt_state_is_the_live_one(seed: u64, segments: bool, fails: bool, lenient: bool) {
+        let mut rng = Rng::new(seed);
+        let plan = graph(&mut rng, fails, lenient);
         let seen = run(&plan, &mut rng, segments, None);
         let mut again = Execution::accept(record(&plan), plan.clone());
         again.decide(true, segments);
@@ -158,13 +193,20 @@ proptest! {
     }
 
     #[test]
-    fn a_halt_ends_as_halted(seed: u64, segments: bool, at in 0usize..6) {
+    fn a_halt_ends_as_halted(seed: u64, segments: bool, lenient: bool, at in 0usize..6) {
         let mut rng = Rng::new(seed);
-        let plan = graph(&mut rng, false);
+        let plan = graph(&mut rng, lenient, lenient);
         let seen = run(&plan, &mut rng, segments, Some(at));
         prop_assert_eq!(seen.ends.len(), 1);
         let halted = seen.inputs.iter().any(|e| e.halted.is_some());
-        prop_assert_eq!(seen.ends[0].1.status, if halted { Status::Halted } else { Status::Completed });
+        let status = seen.ends[0].1.status;
+        // A halt is no failure: `on_error` does not apply. A failure before it stands.
+        let expected = if halted {
+            status == Status::Halted || (lenient && status == Status::Failed)
+        } else {
+            status == Status::Completed || (lenient && status != Status::Halted)
+        };
+        prop_assert!(expected, "{:?}", status);
         prop_assert_eq!(seen.ends[0].0.event_count, Some(seen.events.len() as u32));
     }
 }
@@ -196,7 +238,7 @@ fn a_missing_output_is_missing() {
     let plan = Arc::new(Plan::compile(&definition("w", vec![node("a", "give", &[]), node("b", "give", &["a"])]), &types()).expect("valid"));
     let mut execution = Execution::accept(record(&plan), plan);
     let Some(Output::Task(task)) = execution.decide(true, false).pop() else { panic!("a task") };
-    let mut run = TaskRun::new(*task, "w", 1);
+    let mut run = TaskRun::new(*task, "w", FIRST);
     run.next(&Gate::Open, Timestamp(0));
     let After::End(e) = run.after(NodeOutcome::Completed(Map::new()), &Gate::Open, false, Timestamp(0), 1.0, |_, _| 0) else {
         panic!("an end")
@@ -206,4 +248,89 @@ fn a_missing_output_is_missing() {
     assert!(matches!(&task.nodes[0].inputs["a"], TaskInput::Missing(why) if why.contains('a')));
     let end = work(*task, &Gate::Open);
     assert_eq!(end.last().and_then(|e| e.error_type.as_deref()), Some("MissingInput"));
+}
+
+fn lenient(on_error: OnError) -> Execution {
+    let nodes = vec![tolerant(on_error, node("a", "fail", &[])), node("b", "give", &["a"]), after("c", "give", &["b"])];
+    let plan = Arc::new(Plan::compile(&definition("w", nodes), &types()).expect("valid"));
+    Execution::accept(record(&plan), plan)
+}
+
+/// The first task of an execution, and its end when its worker's clock says `now`.
+fn first_end(execution: &mut Execution, now: i64) -> Event {
+    let Some(Output::Task(task)) = execution.decide(true, true).pop() else { panic!("a task") };
+    let mut run = TaskRun::new(*task, "w", FIRST);
+    match run.next(&Gate::Open, Timestamp(now)) {
+        Next::End(mut events) => events.pop().expect("a result"),
+        Next::Start { .. } => {
+            let failed = NodeOutcome::Failed { error_type: "X".into(), message: "é".repeat(300), retryable: false };
+            let After::End(e) = run.after(failed, &Gate::Open, true, Timestamp(now), 1.0, |_, _| 0) else { panic!("an end") };
+            *e
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_segment_goes_on_behind_a_failure() {
+    let mut execution = lenient(stand_in());
+    let event = first_end(&mut execution, 0);
+    execution.apply(&Input::Result(Box::new(event)));
+    let out = execution.decide(true, true);
+    let [Output::Task(task)] = &out[..] else { panic!("{out:?}") };
+    // The worker may have begun with it, if two walked through the task: it is to read the log.
+    assert!(task.recovered && task.nodes.len() == 2, "{task:?}");
+    assert_eq!(task.nodes[0].inputs["a"], TaskInput::Value(json!("stand-in")));
+    let mut execution = lenient(OnError::Continue);
+    let event = first_end(&mut execution, 0);
+    execution.apply(&Input::Result(Box::new(event)));
+    let Some(Output::Task(task)) = execution.decide(true, true).pop() else { panic!("a task") };
+    assert!(matches!(&task.nodes[0].inputs["a"], TaskInput::Missing(why) if why.contains("node `a` failed")), "{task:?}");
+}
+
+#[test]
+fn skipped_nodes_name_the_failed_one_and_long_errors_are_cut() {
+    let mut execution = lenient(OnError::Skip);
+    let event = first_end(&mut execution, 0);
+    execution.apply(&Input::Result(Box::new(event)));
+    let out = execution.decide(true, true);
+    let [Output::Skipped(b), Output::Skipped(c), Output::End(end, record)] = &out[..] else { panic!("{out:?}") };
+    assert_eq!((b.id.as_str(), c.id.as_str()), ("exec_w_1/b/skipped", "exec_w_1/c/skipped"));
+    assert!([b, c].iter().all(|e| e.reason.as_deref().is_some_and(|r| r.contains("`a`"))));
+    assert_eq!((record.status, record.nodes_failed, record.nodes_skipped), (Status::CompletedWithErrors, 1, 2));
+    assert!(record.errors[0].error.len() < 300 && record.errors[0].error.ends_with('…'), "{record:?}");
+    assert_eq!((end.event_count, end.kind), (Some(6), EventType::ExecutionCompleted));
+}
+
+#[test]
+fn a_refusal_is_no_failure() {
+    // Long after its deadline: the default is 30 days.
+    for on_error in [OnError::Skip, OnError::Continue, stand_in()] {
+        let mut execution = lenient(on_error);
+        let event = first_end(&mut execution, i64::MAX / 2);
+        assert_eq!((event.kind, event.error_type.as_deref()), (EventType::NodeRefused, Some("DeadlineExceeded")));
+        execution.apply(&Input::Result(Box::new(event)));
+        let out = execution.decide(true, true);
+        let [Output::End(end, record)] = &out[..] else { panic!("{out:?}") };
+        assert_eq!((end.kind, record.status), (EventType::ExecutionTimedOut, Status::TimedOut));
+        assert!(record.error.as_deref().is_some_and(|e| e.contains("deadline")) && record.errors.is_empty(), "{record:?}");
+    }
+}
+
+#[test]
+fn a_time_out_stops_what_waits_and_its_workers_say_so() {
+    let mut execution = lenient(OnError::Fail);
+    let Some(Output::Task(task)) = execution.decide(true, true).pop() else { panic!("a task") };
+    let mut run = TaskRun::new(*task, "w", FIRST);
+    assert!(matches!(run.next(&Gate::Open, Timestamp(0)), Next::Start { .. }));
+    let command = Command::new(CommandType::Timeout, "exec_w_1", execution.deadline());
+    execution.apply(&Input::Command(command.clone()));
+    assert_eq!(execution.decide(true, true), Vec::new(), "the node runs");
+    // The first reason stands: a cancel that comes later changes nothing.
+    run.command(&command);
+    run.cancel("somebody", "late");
+    let After::End(event) = run.after(NodeOutcome::Cancelled, &Gate::Open, true, Timestamp(0), 1.0, |_, _| 0) else { panic!("an end") };
+    execution.apply(&Input::Result(event));
+    let out = execution.decide(true, true);
+    assert!(matches!(&out[..], [Output::End(_, r)] if r.status == Status::TimedOut), "{out:?}");
 }

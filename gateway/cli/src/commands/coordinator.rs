@@ -3,7 +3,7 @@
 use haltline_common::{config::Settings, shutdown, topology};
 
 use super::Context;
-use crate::{services, settings::set};
+use crate::{listener, services, settings::set};
 
 /// Run a coordinator: accepts submissions and decides which node runs next
 #[derive(Debug, clap::Args)]
@@ -20,6 +20,9 @@ pub struct Args {
     /// Leave streams and consumers as they are
     #[arg(long)]
     no_ensure: bool,
+    /// Serve /metrics and /livez there, as 127.0.0.1:9464; port 0 draws one [default: nowhere]
+    #[arg(long, value_name = "ADDRESS", env = "HALTLINE_METRICS", hide_env_values = true)]
+    metrics: Option<String>,
 }
 
 impl Args {
@@ -27,6 +30,7 @@ impl Args {
     pub fn apply(&self, settings: &mut Settings) {
         set(&mut settings.coordinator.executions_max, &self.executions_max);
         settings.coordinator.per_node_tasks |= self.per_node_tasks;
+        set(&mut settings.metrics.listen, &self.metrics);
     }
 }
 
@@ -36,6 +40,7 @@ impl Args {
 /// When nats-server is out of reach or cannot be used, or the coordinator cannot go on.
 pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     let stop = shutdown::listen()?;
+    let _metrics = listener::open(&context.settings.metrics).await?;
     let link = context.link("coordinator").await?;
     if !args.no_ensure {
         for change in topology::ensure(&link, &context.settings.storage).await? {

@@ -1,8 +1,11 @@
 //! `haltline executions`.
 
 use clap::Subcommand;
-use haltline_client::{Client, Record};
-use haltline_common::types::error::{ApiError, Code};
+use haltline_client::{Client, Record, Status};
+use haltline_common::types::{
+    error::{ApiError, Code},
+    record::FailedNode,
+};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -22,6 +25,9 @@ enum What {
         /// How many at most, up to 1000
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: usize,
+        /// Only these: running, waiting, unknown, completed, completed_with_errors, failed, timed_out, halted, cancelled
+        #[arg(long, value_name = "STATUS", value_delimiter = ',')]
+        status: Vec<Status>,
     },
     /// One execution: where it stands, its outputs or error
     Show {
@@ -56,7 +62,8 @@ enum What {
 pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     let client = context.client().await?;
     match args.what {
-        What::List { limit } => list(&client.executions(limit).await?, context.json),
+        What::List { limit, status } if status.is_empty() => list(&client.executions(limit).await?, context.json),
+        What::List { limit, status } => list(&client.executions_with(limit, &status).await?, context.json),
         What::Show { id } => show(&client.record(&id).await?, context.json),
         What::History { id } => history(&client, &id, context.json).await?,
         What::Cancel { id, reason, by } => {
@@ -110,11 +117,16 @@ fn show(r: &Record, as_json: bool) {
     field("workflow", &format!("{} version {}", r.correlation.workflow_id, r.workflow_version));
     field("bot", &r.correlation.bot_id);
     field("strategy", &r.correlation.strategy_id);
-    field("nodes", &format!("{} of {} completed", r.nodes_completed, r.node_count));
+    let count = |n: u32, word: &str| if n > 0 { format!(", {n} {word}") } else { String::new() };
+    let others = count(r.nodes_failed, "failed") + &count(r.nodes_skipped, "skipped");
+    field("nodes", &format!("{} of {} completed{others}", r.nodes_completed, r.node_count));
     field("started", &r.started_at.to_string());
     field("ended", &r.finished_at.map(|t| t.to_string()).unwrap_or_default());
     field("took", &r.duration_ms.map(output::duration).unwrap_or_default());
     field("error", &error(r));
+    for line in failed_nodes(&r.errors, r.nodes_failed) {
+        field("failed", &line);
+    }
     field("reason", r.reason.as_deref().unwrap_or_default());
     if !r.input.is_null() {
         field("input", &r.input.to_string());
@@ -125,6 +137,13 @@ fn show(r: &Record, as_json: bool) {
     if r.results_omitted {
         field("output", "too large for the record; see the history");
     }
+}
+
+/// Failures that `on_error` admitted, a line each.
+pub(super) fn failed_nodes(errors: &[FailedNode], all: u32) -> Vec<String> {
+    let line = |f: &FailedNode| format!("{} ({}): {}: {}", f.node_id, f.on_error, f.error_type, f.error);
+    let more = (all as usize).saturating_sub(errors.len());
+    errors.iter().map(line).chain((more > 0).then(|| format!("and {more} more; see the history"))).collect()
 }
 
 fn error(r: &Record) -> String {

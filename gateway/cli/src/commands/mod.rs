@@ -15,6 +15,7 @@ mod run;
 mod schema;
 mod status;
 mod submit;
+mod torture;
 mod worker;
 mod workflows;
 
@@ -52,6 +53,7 @@ pub enum Command {
     Gateway(gateway::Args),
     Market(market::Args),
     Bench(bench::Args),
+    Torture(torture::Args),
     Schema(schema::Args),
 }
 
@@ -81,6 +83,7 @@ impl Command {
             Self::Dev(args) => dev::run(args, context).await,
             Self::Demo(args) => demo::run(args, context).await,
             Self::Bench(args) => bench::run(args, context).await,
+            Self::Torture(args) => torture::run(args, context).await,
             Self::Run(args) => run::run(args, context).await,
             Self::Submit(args) => submit::run(args, context).await,
             Self::Executions(args) => executions::run(args, context).await,

@@ -3,7 +3,7 @@
 use haltline_common::{config::Settings, shutdown, types::Millis};
 
 use super::Context;
-use crate::{connect, services, settings::set};
+use crate::{connect, listener, services, settings::set};
 
 /// Run a worker: runs nodes, each only while the control flag allows
 #[derive(Debug, clap::Args)]
@@ -24,6 +24,9 @@ pub struct Args {
     /// How long running nodes may go on after SIGTERM [default: 30s]
     #[arg(long, value_name = "DURATION", env = "HALTLINE_WORKER_DRAIN", hide_env_values = true)]
     drain: Option<Millis>,
+    /// Serve /metrics and /livez there, as 127.0.0.1:9464; port 0 draws one [default: nowhere]
+    #[arg(long, value_name = "ADDRESS", env = "HALTLINE_METRICS", hide_env_values = true)]
+    metrics: Option<String>,
 }
 
 fn slots_for(text: &str) -> Result<(String, usize), String> {
@@ -38,6 +41,7 @@ impl Args {
         set(&mut worker.id, &self.id);
         set(&mut worker.slots, &self.slots);
         set(&mut worker.drain, &self.drain);
+        set(&mut settings.metrics.listen, &self.metrics);
         if !self.types.is_empty() {
             worker.types.clone_from(&self.types);
         }
@@ -51,6 +55,7 @@ impl Args {
 /// When nats-server is out of reach, there is no installation, or the worker cannot go on.
 pub async fn run(_: Args, context: Context) -> anyhow::Result<u8> {
     let stop = shutdown::listen()?;
+    let _metrics = listener::open(&context.settings.metrics).await?;
     let link = context.link("worker").await?;
     connect::installed(&link).await?;
     services::worker(link, context.settings.worker, stop).await?;

@@ -36,8 +36,8 @@ impl World {
 
     fn handle(&mut self, conn: ConnId, pid: Pid, up: Up) {
         match up {
-            Up::Publish { n, write } => {
-                let (answer, seq) = self.server.store(&write, self.now);
+            Up::Publish { n, write, again } => {
+                let (answer, seq) = self.server.store(&write, again, self.now);
                 self.note(|| {
                     format!(
                         "server: {pid} {} {:?} -> {answer:?} {}",
@@ -120,6 +120,11 @@ impl World {
                 let entries = self.server.history(&id, commands);
                 self.deliver(conn, Down::Log { token, entries });
             }
+            Up::ReadTasks { token, id } => {
+                let of = |t: &&super::server::QueuedTask| t.task.correlation.execution_id == id;
+                let ids = self.server.tasks.values().filter(of).map(|t| t.task.task_id.clone()).collect();
+                self.deliver(conn, Down::Tasks { token, ids });
+            }
             Up::Pull(credit) => {
                 match self.server.pulls.iter_mut().find(|(s, _)| s.conn == conn) {
                     Some((_, have)) => *have += credit,
@@ -198,9 +203,9 @@ impl World {
             let Some(t) = self.server.tasks.get_mut(&seq) else { continue };
             t.deliveries += 1;
             t.waits_until = Some(until);
-            let (deliveries, task) = (t.deliveries, t.task.clone());
+            let (deliveries, task, again) = (t.deliveries, t.task.clone(), t.again);
             self.at(until, Ev::AckWait { seq, deliveries });
-            self.deliver(conn, Down::Task { seq, deliveries, task });
+            self.deliver(conn, Down::Task { seq, deliveries, task, again });
         }
     }
 

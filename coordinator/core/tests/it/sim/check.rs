@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use haltline_core::LogMessage;
 use haltline_types::{
-    event::{Event, EventType, event_id},
+    Timestamp,
+    definition::OnError,
+    event::{Claims, Event, EventType, event_id},
     record::{Record, Status},
 };
 
-use super::{server::Class, workload, world::World};
+use super::{fates, workload, world::World};
 
 /// An event with its position and the time it was stored.
 struct Stored<'w> {
@@ -21,9 +23,14 @@ struct Stored<'w> {
 pub fn check(w: &World) -> Vec<String> {
     let mut found = w.failures.clone();
     let mut logs: BTreeMap<&str, Vec<Stored>> = BTreeMap::new();
+    let mut claims: BTreeMap<&str, Claims> = BTreeMap::new();
     for (position, entry) in w.server.log.iter().enumerate() {
-        if let (LogMessage::Event(event), true) = (&entry.message, entry.class != Class::Command) {
-            logs.entry(&entry.execution).or_default().push(Stored { event, position, at: entry.at });
+        let claims = claims.entry(&entry.execution).or_default();
+        match &entry.message {
+            LogMessage::Command(command) => claims.take_in(command),
+            // Readers leave out what a claim made void.
+            LogMessage::Event(event) if claims.is_void(event) => {}
+            LogMessage::Event(event) => logs.entry(&entry.execution).or_default().push(Stored { event, position, at: entry.at }),
         }
     }
     for id in logs.keys().filter(|id| !w.server.records.contains_key(**id)) {
@@ -99,20 +106,28 @@ fn execution(w: &World, record: &Record, events: &[Stored]) -> Vec<String> {
     }
     let counted = first.iter().filter(|s| s.position <= end.position).count() as u32;
     let told = record.event_count.unwrap_or(0);
-    if told > counted || (told != counted && !overlapped) {
+    if told != counted {
         found.push(format!("event_count {told}, but {counted} distinct events up to the end"));
     }
-    if !overlapped && let Some(late) = first.iter().find(|s| s.position > end.position) {
+    if let Some(late) = first.iter().find(|s| s.position > end.position) {
         found.push(format!("{} after the end", late.event.id));
     }
-    order(record, &first, overlapped, &mut found);
+    order(record, &first, &mut found);
     results(record, &first, &mut found);
+    if !overlapped {
+        let plan = workload::plan_of(&record.correlation.workflow_id).expect("known");
+        let until_end: Vec<&Event> = first.iter().filter(|s| s.position <= end.position).map(|s| s.event).collect();
+        found.extend(fates::check(&plan, record, &until_end));
+    }
+    if record.status == Status::TimedOut && record.finished_at.is_none_or(|at| at <= deadline(record)) {
+        found.push(format!("timed out at {:?}, before its deadline", record.finished_at));
+    }
     market(w, record, end.at, overlapped, &mut found);
     found
 }
 
 /// Started before result; dependencies before dependents.
-fn order(record: &Record, first: &[&Stored], overlapped: bool, found: &mut Vec<String>) {
+fn order(record: &Record, first: &[&Stored], found: &mut Vec<String>) {
     let plan = workload::plan_of(&record.correlation.workflow_id).expect("known");
     let position = |node: &str, kinds: &[EventType]| {
         first
@@ -131,15 +146,22 @@ fn order(record: &Record, first: &[&Stored], overlapped: bool, found: &mut Vec<S
             found.push(format!("node {node} has a result before it started"));
         }
         for dep in plan.node(i).deps.iter().map(|d| &plan.def(*d).id) {
-            let done = position(dep, &[EventType::NodeCompleted]);
+            let lets_on = plan.find(dep).is_some_and(|d| matches!(plan.def(d).on_error, OnError::Continue | OnError::Use(_)));
+            let kinds = if lets_on { &[EventType::NodeCompleted, EventType::NodeFailed][..] } else { &[EventType::NodeCompleted] };
+            let done = position(dep, kinds);
             if let Some(started) = started
                 && done.is_none_or(|d| d > started)
-                && !overlapped
             {
                 found.push(format!("node {node} started before its dependency {dep} was done"));
             }
         }
     }
+}
+
+fn deadline(record: &Record) -> Timestamp {
+    let plan = workload::plan_of(&record.correlation.workflow_id).expect("known");
+    let limit = plan.definition().timeout.map_or(i64::MAX / 2, |t| t.0 as i64);
+    Timestamp(record.started_at.0 + limit)
 }
 
 /// The record's results are those of the log.

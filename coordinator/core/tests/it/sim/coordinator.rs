@@ -7,7 +7,7 @@ use haltline_types::{
     Timestamp,
     control::{Flag, Gate},
     error::{ApiError, Code},
-    event::{CommandType, EventType},
+    event::EventType,
     record::{Record, Status},
     submit::{Accepted, Reply},
 };
@@ -29,10 +29,11 @@ pub enum Tag {
     Checkpoint,
 }
 
-/// A read of an execution, step by step, as the real one: record, events, commands.
+/// A read of an execution, step by step, as the real one: record, tasks in the queue, events, commands.
 #[derive(Default)]
 struct Load {
     record: Option<(Record, u64)>,
+    queued: Vec<String>,
     history: Vec<(u64, LogMessage)>,
     step: u32,
 }
@@ -99,7 +100,7 @@ impl World {
         self.subscribe(pid, &mut c);
         if self.plan.bug != Bug::Overtake {
             for (n, write) in c.outbox.due(true, self.now) {
-                self.publish(pid, n, write);
+                self.publish_again(pid, n, write);
             }
         }
         self.coordinators[pid] = Some(c);
@@ -136,8 +137,9 @@ impl World {
             Timer::Look if self.coordinators[pid].is_some() => {
                 self.coordinate(pid, |w, c| {
                     for (n, write) in c.outbox.due(false, w.now) {
-                        w.publish(pid, n, write);
+                        w.publish_again(pid, n, write);
                     }
+                    c.engine.tick(Timestamp(w.now as i64));
                     Ok(())
                 });
                 self.timer(pid, 40, Timer::Look);
@@ -145,6 +147,7 @@ impl World {
             Timer::Checkpoint if self.coordinators[pid].is_some() => {
                 self.coordinate(pid, |w, c| {
                     w.sweep_again(pid, c);
+                    c.engine.look_for_stuck();
                     w.write_checkpoint(pid, c)
                 });
                 self.timer(pid, 60, Timer::Checkpoint);
@@ -248,15 +251,19 @@ impl World {
                     id: Some(event.id.clone()),
                     message: Box::new(LogMessage::Event(event.clone())),
                 };
-                (what, if event.kind == EventType::ExecutionStarted { "coordinator.started" } else { "coordinator.ended" })
+                let point = match event.kind {
+                    EventType::ExecutionStarted => "coordinator.started",
+                    EventType::NodeSkipped => "coordinator.skipped",
+                    _ => "coordinator.ended",
+                };
+                (what, point)
             }
-            Body::Task(task) => (What::Task { id: Some(task.task_id.clone()), task: Rc::new((**task).clone()) }, "coordinator.task"),
+            Body::Task(task) => (What::Task { id: Some(task.message_id()), task: Rc::new((**task).clone()) }, "coordinator.task"),
             Body::Command(command) => {
-                let word = if command.kind == CommandType::Cancel { "cancel" } else { "halt" };
                 let what = What::Log {
                     class: Class::Command,
                     execution: command.execution_id.clone(),
-                    id: Some(format!("{}/{word}", command.execution_id)),
+                    id: Some(command.message_id()),
                     message: Box::new(LogMessage::Command((**command).clone())),
                 };
                 (what, "coordinator.command")
@@ -355,6 +362,7 @@ impl World {
                 c.engine.cancel(c.next_ticket, cancel, now);
             }
             Down::Record { token, record } => self.load_went_on(pid, c, token, |load| load.record = record.map(|(rev, r)| (*r, rev))),
+            Down::Tasks { token, ids } => self.load_went_on(pid, c, token, |load| load.queued = ids),
             Down::Log { token, entries } => self.load_went_on(pid, c, token, |load| load.history.extend(entries)),
             _ => {}
         }
@@ -366,22 +374,19 @@ impl World {
         let Some(load) = c.loads.get_mut(&id) else { return };
         f(load);
         load.step += 1;
-        if load.step < 3 && load.record.is_some() {
-            let commands = load.step == 2;
-            self.send(pid, Up::ReadLog { token, id, commands });
+        if load.step < 4 && load.record.is_some() {
+            match load.step {
+                1 => self.send(pid, Up::ReadTasks { token, id }),
+                step => self.send(pid, Up::ReadLog { token, id, commands: step == 3 }),
+            }
             return;
         }
         c.tokens.remove(&token);
         let Some(load) = c.loads.remove(&id) else { return };
         let mut history = load.history;
         history.sort_by_key(|(seq, _)| *seq);
-        let mut seen = std::collections::BTreeSet::new();
-        history.retain(|(_, m)| match m {
-            LogMessage::Event(e) => seen.insert((e.id.clone(), e.task_events.is_some())),
-            LogMessage::Command(_) => true,
-        });
         let plan = load.record.as_ref().and_then(|(r, _)| workload::plan_of(&r.correlation.workflow_id));
         self.note(|| format!("coordinator {pid} loaded {id}: {} entries", history.len()));
-        c.engine.loaded(&id, Loaded { record: load.record, plan, history });
+        c.engine.loaded(&id, Loaded { record: load.record, plan, queued: load.queued, history });
     }
 }

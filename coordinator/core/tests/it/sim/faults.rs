@@ -3,10 +3,11 @@
 use super::{Pid, rng::Rng};
 
 /// Every named fault point.
-pub const POINTS: [&str; 18] = [
+pub const POINTS: [&str; 20] = [
     "coordinator.create",
     "coordinator.started",
     "coordinator.task",
+    "coordinator.skipped",
     "coordinator.ended",
     "coordinator.final",
     "coordinator.reply",
@@ -14,6 +15,7 @@ pub const POINTS: [&str; 18] = [
     "coordinator.checkpoint",
     "coordinator.command",
     "worker.started",
+    "worker.claim",
     "worker.effect",
     "worker.effect_done",
     "worker.note",
@@ -61,6 +63,8 @@ pub enum Blow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
     None,
+    /// Redelivered tasks are not claimed.
+    NoClaim,
     /// Tasks are acknowledged before their result is confirmed.
     EarlyAck,
     /// Recovery emits no tasks.
@@ -88,7 +92,7 @@ pub enum Bug {
 }
 
 /// All of them.
-pub const BUGS: [Bug; 12] = [
+pub const BUGS: [Bug; 13] = [
     Bug::EarlyAck,
     Bug::NoTasksOnLoad,
     Bug::IdPerDelivery,
@@ -101,6 +105,7 @@ pub const BUGS: [Bug; 12] = [
     Bug::SharedMessageId,
     Bug::SweepOnce,
     Bug::KeyPerDelivery,
+    Bug::NoClaim,
 ];
 
 /// What is done to a run.
@@ -128,10 +133,21 @@ impl Plan {
     pub fn at_point(point: &'static str, victim: Victim, rng: &mut Rng) -> Self {
         let nth = if point == "coordinator.command" || rng.chance(60) { 1 } else { 2 };
         let halt = rng.chance(10).then(|| (rng.range(100, 400), Some(rng.range(500, 1500))));
+        let mut faults = vec![Fault { point, nth, victim }];
+        if point == "worker.claim" {
+            // Nobody claims a task that was not left behind.
+            faults[0].nth = 1;
+            faults.push(Fault { point: "worker.note", nth: 1, victim: Victim::Own });
+        }
         Self {
-            faults: vec![Fault { point, nth, victim }],
+            faults,
             cancels: point == "coordinator.command" || rng.chance(15),
-            halt: halt.filter(|_| !matches!(point, "worker.effect" | "worker.effect_done" | "worker.retrying" | "worker.note")),
+            halt: halt.filter(|_| {
+                !matches!(
+                    point,
+                    "worker.effect" | "worker.effect_done" | "worker.retrying" | "worker.note" | "worker.claim" | "coordinator.skipped"
+                )
+            }),
             rivals: rng.chance(20),
             ..Self::calm()
         }

@@ -37,6 +37,8 @@ pub enum Up {
     Publish {
         n: u64,
         write: Rc<Write>,
+        /// Sent before.
+        again: bool,
     },
     /// Reads inputs after a position, for ever.
     SubInputs(u64),
@@ -76,6 +78,11 @@ pub enum Up {
         token: u64,
         id: String,
         commands: bool,
+    },
+    /// The tasks of an execution that are in the queue.
+    ReadTasks {
+        token: u64,
+        id: String,
     },
     Pull(u64),
     Ack {
@@ -146,6 +153,10 @@ pub enum Down {
         token: u64,
         record: Option<(u64, Box<Record>)>,
     },
+    Tasks {
+        token: u64,
+        ids: Vec<String>,
+    },
     Log {
         token: u64,
         entries: Vec<(u64, LogMessage)>,
@@ -154,5 +165,7 @@ pub enum Down {
         seq: u64,
         deliveries: u64,
         task: Rc<Task>,
+        /// Stored from a write that was sent before.
+        again: bool,
     },
 }

@@ -20,7 +20,11 @@ impl World {
     }
     /// Sends a write of an outbox.
     pub fn publish(&mut self, pid: Pid, n: u64, write: Rc<Write>) {
-        self.send(pid, Up::Publish { n, write });
+        self.send(pid, Up::Publish { n, write, again: false });
+    }
+    /// Sends a write that was sent before, and says so.
+    pub fn publish_again(&mut self, pid: Pid, n: u64, write: Rc<Write>) {
+        self.send(pid, Up::Publish { n, write, again: true });
     }
     /// Sends to a process.
     pub fn deliver(&mut self, conn: usize, down: Down) {

@@ -31,6 +31,7 @@ pub struct LogEntry {
 pub struct QueuedTask {
     pub task: Rc<Task>,
     pub deliveries: u64,
+    pub again: bool,
     /// Delivered and not acknowledged until then.
     pub waits_until: Option<Time>,
     pub id: Option<String>,
@@ -117,7 +118,7 @@ impl Server {
     }
 
     /// Stores a write, or says why not. `Some(log position)` if the log grew.
-    pub fn store(&mut self, write: &Write, now: Time) -> (PubAck, Option<u64>) {
+    pub fn store(&mut self, write: &Write, again: bool, now: Time) -> (PubAck, Option<u64>) {
         match &write.what {
             What::Log { class, execution, id, message } => {
                 if let Some((seq, at)) = id.as_ref().and_then(|id| self.log_ids.get(id))
@@ -146,7 +147,7 @@ impl Server {
                     return (PubAck::Stored(*seq), None);
                 }
                 self.task_seq += 1;
-                let queued = QueuedTask { task: task.clone(), deliveries: 0, waits_until: None, id: id.clone() };
+                let queued = QueuedTask { task: task.clone(), deliveries: 0, again, waits_until: None, id: id.clone() };
                 self.tasks.insert(self.task_seq, queued);
                 if let Some(id) = id {
                     self.task_ids.insert(id.clone(), (self.task_seq, now));

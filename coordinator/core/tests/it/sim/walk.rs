@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use haltline_core::{After, LogMessage, Next, NodeOutcome, TaskRun, message_id};
+use haltline_core::{After, LogMessage, Next, NodeOutcome, TaskRun};
 use haltline_types::{
     Timestamp,
     control::Gate,
@@ -13,6 +13,7 @@ use serde_json::{Map, json};
 
 use super::{
     Killed, Pid, Time,
+    broker::ACK_WAIT,
     faults::Bug,
     net::Up,
     server::{Class, What, Write},
@@ -25,6 +26,8 @@ use super::{
 pub enum Then {
     Nothing,
     Learn,
+    /// The claim: read the log again.
+    Claim,
     Step,
     Ack,
     Retry(u64),
@@ -36,6 +39,9 @@ pub struct Walk {
     pub seq: u64,
     pub deliveries: u64,
     pub since: Time,
+    /// When the server was last told of progress.
+    pub renewed: Time,
+    claimed: bool,
     pending: BTreeSet<u64>,
     pub then: Then,
     node: usize,
@@ -53,6 +59,8 @@ impl Walk {
             seq,
             deliveries,
             since,
+            renewed: since,
+            claimed: false,
             pending: BTreeSet::new(),
             then: Then::Nothing,
             node: 0,
@@ -61,6 +69,10 @@ impl Walk {
             history: Vec::new(),
             reads: 0,
         }
+    }
+    /// Whether the server cannot have given the task away yet.
+    pub fn is_held(&self, now: Time) -> bool {
+        now - self.renewed < ACK_WAIT
     }
 }
 
@@ -88,28 +100,66 @@ impl World {
         }
         w.tokens.remove(&token);
         walk.then = Then::Nothing;
-        let mut events: Vec<Event> = Vec::new();
-        let mut seen = BTreeSet::new();
-        for (_, message) in std::mem::take(&mut walk.history) {
-            match message {
-                LogMessage::Event(e) => {
-                    if seen.insert((e.id.clone(), e.task_events.is_some())) {
-                        events.push(*e);
-                    }
-                }
-                LogMessage::Command(c) => walk.run.command(&c),
-            }
+        let mut history = std::mem::take(&mut walk.history);
+        history.sort_by_key(|(seq, _)| *seq);
+        walk.run.learn(history.iter().map(|(_, message)| message));
+        if !walk.run.must_claim() || self.plan.bug == Bug::NoClaim {
+            return self.step(pid, w, id);
         }
-        walk.run.learn(events.iter());
-        self.step(pid, w, id)
+        if std::mem::replace(&mut walk.claimed, true) || !walk.is_held(self.now) {
+            self.abandon(pid, w, id);
+            return Ok(());
+        }
+        let command = walk.run.claim(Timestamp(self.now as i64));
+        walk.then = Then::Claim;
+        self.point(pid, "worker.claim")?;
+        let what = What::Log {
+            class: Class::Command,
+            execution: command.execution_id.clone(),
+            id: Some(command.message_id()),
+            message: Box::new(LogMessage::Command(command)),
+        };
+        self.write_of_walk(pid, w, id, Write { what, point: "worker.claim" });
+        Ok(())
+    }
+
+    /// Leaves a task to others, without a word.
+    fn abandon(&mut self, pid: Pid, w: &mut Worker, id: u64) {
+        let Some(walk) = w.walks.remove(&id) else { return };
+        self.note(|| format!("worker {pid} abandons {}", walk.run.task().task_id));
+        if let Some(alive) = self.walks_alive.get_mut(&walk.run.task().task_id) {
+            *alive -= 1;
+        }
+        self.send(pid, Up::Pull(1));
+    }
+
+    /// Abandons a task that another worker may have by now. Whether it did.
+    fn lost(&mut self, pid: Pid, w: &mut Worker, id: u64) -> bool {
+        let now = self.now;
+        let lost = w.walks.get(&id).is_some_and(|walk| !walk.is_held(now)) && self.plan.bug != Bug::NoClaim;
+        if lost {
+            self.abandon(pid, w, id);
+        }
+        lost
+    }
+
+    fn write_of_walk(&mut self, pid: Pid, w: &mut Worker, id: u64, write: Write) {
+        let (n, write) = w.outbox.add(id, write, self.now);
+        if let Some(walk) = w.walks.get_mut(&id) {
+            walk.pending.insert(n);
+        }
+        self.publish(pid, n, write);
     }
 
     /// What comes next in a walk.
     pub fn step(&mut self, pid: Pid, w: &mut Worker, id: u64) -> Result<(), Killed> {
+        if self.lost(pid, w, id) {
+            return Ok(());
+        }
         let gate = self.worker_gate(pid, w);
         let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
-        if let Some(c) = w.cancelled.get(&walk.run.task().correlation.execution_id) {
-            walk.run.cancel(&c.by, &c.reason);
+        if let Some(c) = w.stopped.get(&walk.run.task().correlation.execution_id) {
+            walk.run.command(c);
         }
         match walk.run.next(&gate, Timestamp(self.now as i64)) {
             Next::Finished => self.acknowledge(pid, w, id),
@@ -140,6 +190,9 @@ impl World {
 
     /// A node comes to its end, or to its effect.
     pub fn node_done(&mut self, pid: Pid, w: &mut Worker, id: u64) -> Result<(), Killed> {
+        if self.lost(pid, w, id) {
+            return Ok(());
+        }
         let gate = self.worker_gate(pid, w);
         let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
         let task = walk.run.task();
@@ -149,12 +202,14 @@ impl World {
             |error_type: &str, retryable| NodeOutcome::Failed { error_type: error_type.into(), message: "scripted".into(), retryable };
         let key = format!("{execution}/{}", node.id);
         let outcome = match node.kind.as_str() {
+            // As `sleep` and whatever else looks at its cancel token.
+            "give" if w.stopped.contains_key(&execution) => NodeOutcome::Cancelled,
             "fail" => failed("Scripted", false),
             "flaky" if walk.attempt <= 1 + ids::shard_of(&key, 2) => failed("Scripted", true),
             "order" => match gate {
                 Gate::Halted(flag) => NodeOutcome::Halted(flag),
                 Gate::Unsure(_) => return self.step(pid, w, id),
-                Gate::Open if w.cancelled.contains_key(&execution) => NodeOutcome::Cancelled,
+                Gate::Open if w.stopped.contains_key(&execution) => NodeOutcome::Cancelled,
                 Gate::Open => {
                     self.point(pid, "worker.effect")?;
                     walk.ordered = Some(self.now);
@@ -179,12 +234,11 @@ impl World {
         }
         let (execution, node) = (walk.run.task().correlation.execution_id.clone(), walk.run.task().nodes[walk.node].id.clone());
         self.point(pid, "worker.effect_done")?;
-        let outcome = if stale {
-            NodeOutcome::Failed { error_type: "StaleToken".into(), message: "a newer one was there".into(), retryable: false }
-        } else {
-            completed(&execution, &node)
-        };
-        self.outcome(pid, w, id, outcome)
+        if stale {
+            self.abandon(pid, w, id);
+            return Ok(());
+        }
+        self.outcome(pid, w, id, completed(&execution, &node))
     }
 
     pub fn order_lost(&mut self, pid: Pid, w: &mut Worker, id: u64) -> Result<(), Killed> {
@@ -196,10 +250,15 @@ impl World {
     }
 
     fn outcome(&mut self, pid: Pid, w: &mut Worker, id: u64, outcome: NodeOutcome) -> Result<(), Killed> {
+        if self.lost(pid, w, id) {
+            return Ok(());
+        }
         let gate = self.worker_gate(pid, w);
         let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
-        if outcome == NodeOutcome::Cancelled {
-            walk.run.cancel("sim", "cancelled");
+        if outcome == NodeOutcome::Cancelled
+            && let Some(c) = w.stopped.get(&walk.run.task().correlation.execution_id)
+        {
+            walk.run.command(c);
         }
         let next = walk.run.task().nodes.get(walk.node + 1).map(|n| n.kind.clone());
         let can_run_next = next.is_some_and(|k| self.can_run(pid, &k));
@@ -241,17 +300,15 @@ impl World {
         if self.plan.bug == Bug::IdPerDelivery {
             event.id = format!("{}#{}", event.id, event.token.unwrap_or(0));
         }
+        let Some(walk) = w.walks.get(&id) else { return Ok(()) };
+        let message_id = Some(if self.plan.bug == Bug::SharedMessageId { event.id.clone() } else { walk.run.message_id(&event) });
         let what = What::Log {
             class: if ends { Class::Input } else { Class::Note },
             execution: event.execution_id.clone(),
-            id: Some(if self.plan.bug == Bug::SharedMessageId { event.id.clone() } else { message_id(&event) }),
+            id: message_id,
             message: Box::new(LogMessage::Event(Box::new(event))),
         };
-        let (n, write) = w.outbox.add(id, Write { what, point }, self.now);
-        if let Some(walk) = w.walks.get_mut(&id) {
-            walk.pending.insert(n);
-        }
-        self.publish(pid, n, write);
+        self.write_of_walk(pid, w, id, Write { what, point });
         Ok(())
     }
 
@@ -266,6 +323,10 @@ impl World {
             Then::Nothing => Ok(()),
             Then::Learn => {
                 walk.then = Then::Learn;
+                Ok(())
+            }
+            Then::Claim => {
+                self.learn(pid, w, id);
                 Ok(())
             }
             Then::Step => self.step(pid, w, id),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use haltline_core::TaskRun;
+use haltline_core::{Delivery, TaskRun};
 use haltline_types::{
     control::{Flag, Gate},
     event::{Command, CommandType},
@@ -29,7 +29,7 @@ pub struct Worker {
     pub walks: BTreeMap<u64, Walk>,
     next_walk: u64,
     flag: Option<Flag>,
-    pub cancelled: BTreeMap<String, Command>,
+    pub stopped: BTreeMap<String, Command>,
     pub tokens: BTreeMap<u64, u64>,
     pub next_token: u64,
 }
@@ -41,7 +41,7 @@ impl World {
             walks: BTreeMap::new(),
             next_walk: 0,
             flag: None,
-            cancelled: BTreeMap::new(),
+            stopped: BTreeMap::new(),
             tokens: BTreeMap::new(),
             next_token: 0,
         }));
@@ -79,7 +79,7 @@ impl World {
             world.send(pid, Up::SubFlag);
             if world.plan.bug != Bug::Overtake {
                 for (n, write) in w.outbox.due(true, world.now) {
-                    world.publish(pid, n, write);
+                    world.publish_again(pid, n, write);
                 }
             }
             world.send(pid, Up::Pull(SLOTS.saturating_sub(w.walks.len() as u64)));
@@ -96,10 +96,11 @@ impl World {
             Timer::Look => {
                 self.work(pid, |world, w| {
                     for (n, write) in w.outbox.due(false, world.now) {
-                        world.publish(pid, n, write);
+                        world.publish_again(pid, n, write);
                     }
                     let now = world.now;
-                    for walk in w.walks.values().filter(|walk| now - walk.since >= 70) {
+                    for walk in w.walks.values_mut().filter(|walk| now - walk.since >= 70 && walk.is_held(now)) {
+                        walk.renewed = now;
                         world.send(pid, Up::Progress { seq: walk.seq, deliveries: walk.deliveries });
                     }
                     Ok(())
@@ -115,16 +116,17 @@ impl World {
 
     pub fn worker_heard(&mut self, pid: Pid, down: Down) {
         match down {
-            Down::Task { seq, deliveries, task } => self.work(pid, |world, w| {
+            Down::Task { seq, deliveries, task, again } => self.work(pid, |world, w| {
                 let task = (*task).clone();
                 let name = format!("worker-{pid}");
                 let waited = world.now as i64 - task.created_at.0;
-                let learns = (deliveries > 1 || task.recovered || waited > ASK_LOG_AFTER) && world.plan.bug != Bug::NoLearn;
-                world.walk_begins(&task.task_id, &task.correlation.execution_id, learns);
+                let learns = (deliveries > 1 || again || task.recovered || waited > ASK_LOG_AFTER) && world.plan.bug != Bug::NoLearn;
+                world.walk_begins(&task.task_id, &task.correlation.execution_id);
                 w.next_walk += 1;
                 let id = w.next_walk;
                 world.note(|| format!("worker {pid} walk {id}: {} delivery {deliveries} learns {learns}", task.task_id));
-                w.walks.insert(id, Walk::new(TaskRun::new(task, &name, deliveries), seq, deliveries, world.now));
+                w.walks
+                    .insert(id, Walk::new(TaskRun::new(task, &name, Delivery { deliveries, again, walk: id }), seq, deliveries, world.now));
                 if learns {
                     world.learn(pid, w, id);
                     return Ok(());
@@ -139,8 +141,8 @@ impl World {
                 w.flag = Some(flag);
                 Ok(())
             }),
-            Down::Stop(command) if command.kind == CommandType::Cancel => self.work(pid, |_, w| {
-                w.cancelled.insert(command.execution_id.clone(), command);
+            Down::Stop(command) if matches!(command.kind, CommandType::Cancel | CommandType::Timeout) => self.work(pid, |_, w| {
+                w.stopped.entry(command.execution_id.clone()).or_insert(command);
                 Ok(())
             }),
             Down::Log { token, entries } => self.work(pid, |world, w| world.learned(pid, w, token, entries)),
@@ -148,12 +150,10 @@ impl World {
         }
     }
 
-    fn walk_begins(&mut self, task: &str, execution: &str, learns: bool) {
+    fn walk_begins(&mut self, task: &str, execution: &str) {
         let alive = self.walks_alive.entry(task.to_owned()).or_default();
         *alive += 1;
-        let begun = self.walks_begun.entry(task.to_owned()).or_default();
-        *begun += 1;
-        if *alive > 1 || (*begun > 1 && !learns && self.plan.bug == Bug::None) {
+        if *alive > 1 {
             self.overlapped.insert(execution.to_owned());
         }
     }

@@ -123,16 +123,15 @@ pub struct World {
     pub plan: Plan,
     passed: BTreeMap<&'static str, u32>,
     arrived: BTreeMap<&'static str, u32>,
-    /// Faults of the plan that happened.
+    /// Faults of the plan that happened; those that only lead to its first one do not count.
     pub hits: u32,
     /// Blows and flag changes still to come.
     pub pending_blows: u32,
     /// What clients were told: key, execution.
     pub acknowledged: Vec<(String, String)>,
-    /// Executions of which one task was run by two walks at once, or again without reading the log.
+    /// Executions of which one task was run by two walks at once.
     pub overlapped: BTreeSet<String>,
-    /// Walks begun by task id: how many, and those alive.
-    pub walks_begun: BTreeMap<String, u32>,
+    /// Walks alive, by task id.
     pub walks_alive: BTreeMap<String, u32>,
     /// A node type that the second worker does not have.
     pub lacks: Option<&'static str>,
@@ -164,7 +163,6 @@ impl World {
             hits: 0,
             acknowledged: Vec::new(),
             overlapped: BTreeSet::new(),
-            walks_begun: BTreeMap::new(),
             walks_alive: BTreeMap::new(),
             lacks: None,
             flags_waiting: Vec::new(),
@@ -217,7 +215,7 @@ impl World {
             self.kill_server();
         }
         if hit {
-            self.hits += 1;
+            self.hits += u32::from(self.plan.faults[0].point == point);
             self.note(|| format!("fault point {point}: kill process {pid}"));
             self.kill(pid);
             return Err(Killed);

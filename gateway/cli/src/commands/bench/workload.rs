@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use haltline_common::types::{
-    definition::{Definition, InputRef, LiteralRef, NodeDef, NodeRef},
+    definition::{Definition, InputRef, LiteralRef, NodeDef, NodeRef, OnError},
     limits::NODES_MAX,
 };
 use serde_json::{Map, Value, json};
@@ -94,6 +94,7 @@ fn node(id: &str, category: &str, kind: &str) -> NodeDef {
         depends_on: Vec::new(),
         timeout: None,
         retry: None,
+        on_error: OnError::Fail,
         ui: Value::Null,
     }
 }
