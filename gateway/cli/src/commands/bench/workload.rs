@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use haltline_common::types::definition::{Definition, InputRef, LiteralRef, NodeDef, NodeRef, OnError};
+use haltline_common::types::{
+    definition::{Definition, InputRef, LiteralRef, NodeDef, NodeRef, OnError},
+    limits::NODES_MAX,
+};
 use serde_json::{Map, Value, json};
 
 /// How the nodes hang together.
@@ -19,13 +22,14 @@ pub enum Shape {
 impl FromStr for Shape {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
-        let number = |n: &str| match n.parse::<usize>() {
-            Ok(n) if (1..=9990).contains(&n) => Ok(n),
-            _ => Err(format!("`{n}` must be a number from 1 to 9990")),
+        let number = |n: &str, most: usize| match n.parse::<usize>() {
+            Ok(n) if (1..=most).contains(&n) => Ok(n),
+            _ => Err(format!("`{n}` must be a number from 1 to {most}")),
         };
         match s.split_once(':') {
-            Some(("chain", n)) => Ok(Self::Chain(number(n)?)),
-            Some(("fan", n)) => Ok(Self::Fan(number(n)?)),
+            Some(("chain", n)) => Ok(Self::Chain(number(n, NODES_MAX)?)),
+            // Besides them, the one before and the one after.
+            Some(("fan", n)) => Ok(Self::Fan(number(n, NODES_MAX - 2)?)),
             None if s == "dag" => Ok(Self::Dag),
             _ => Err("write chain:N, fan:N or dag".into()),
         }
