@@ -249,6 +249,8 @@ impl Replay {
                 Output::Note(event) => format!("tell {}", event.kind.as_str()),
                 Output::Standing(record) => format!("record {}", record.status.as_str()),
                 Output::Skipped(event) => format!("skip {}", event.node_id.as_deref().unwrap_or_default()),
+                Output::Note(event) => format!("tell {} {}", event.kind.as_str(), event.node_id.as_deref().unwrap_or_default()),
+                Output::Standing(record) => format!("record {}", record.status.as_str()),
                 Output::End(event, _) => {
                     let told = format!("end {}", event.status.as_deref().unwrap_or_default());
                     self.end = Some(event);
