@@ -46,10 +46,18 @@ impl fmt::Display for Shape {
     }
 }
 
+/// With more nodes than this they are lean, so that the definition stays within its limit.
+const FULL_MAX: usize = 5000;
+
 /// The workflow of a shape. Chains alternate like real ones: provider, condition, action.
 pub fn definition(shape: Shape, payload: usize) -> Definition {
     let filler = "x".repeat(payload);
     let nodes = match shape {
+        Shape::Chain(n) if n > FULL_MAX => (0..n).map(|i| lean(i, i.checked_sub(1).into_iter().collect())).collect(),
+        Shape::Fan(n) if n > FULL_MAX => {
+            let branches = (1..=n).map(|i| lean(i, vec![0]));
+            [lean(0, Vec::new())].into_iter().chain(branches).chain([lean(n + 1, (1..=n).collect())]).collect()
+        }
         Shape::Chain(n) => (0..n).map(|i| chain_node(i, n, &filler)).collect(),
         Shape::Fan(n) => {
             let mut nodes = vec![source("source", &filler)];
@@ -97,6 +105,13 @@ fn node(id: &str, category: &str, kind: &str) -> NodeDef {
         on_error: OnError::Fail,
         ui: Value::Null,
     }
+}
+
+/// A node that says nothing but what it waits for.
+fn lean(i: usize, after: Vec<usize>) -> NodeDef {
+    let mut n = node(&format!("n{i}"), "", "static");
+    n.depends_on = after.into_iter().map(|i| format!("n{i}")).collect();
+    n
 }
 
 fn source(id: &str, filler: &str) -> NodeDef {
