@@ -3,7 +3,7 @@
 use haltline_types::{
     Names,
     catalog::{NodeType, built_in_types},
-    definition::Definition,
+    definition::{Definition, OnError},
     error::{ApiError, Code},
     limits::{JSON_DEPTH_MAX, MESSAGE_BYTES_MAX},
 };
@@ -50,8 +50,14 @@ pub fn check_depth(value: &Value) -> Result<(), ApiError> {
 pub fn from_value(value: Value) -> Result<Definition, ApiError> {
     if let Some(nodes) = value.get("nodes").and_then(Value::as_array) {
         for (i, node) in nodes.iter().enumerate() {
+            let id = node.get("id").and_then(Value::as_str).unwrap_or("?");
+            if let Some(on_error) = node.get("on_error")
+                && serde_json::from_value::<OnError>(on_error.clone()).is_err()
+            {
+                let message = format!("node `{id}`: must be `fail`, `skip`, `continue` or {{\"use\": {{outputs}}}}");
+                return Err(ApiError::invalid(format!("nodes[{i}].on_error"), message));
+            }
             if let Err(e) = serde_json::from_value::<haltline_types::definition::NodeDef>(node.clone()) {
-                let id = node.get("id").and_then(Value::as_str).unwrap_or("?");
                 return Err(ApiError::invalid(format!("nodes[{i}]"), format!("node `{id}`: {}", shape_error(&e))));
             }
         }

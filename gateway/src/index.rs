@@ -31,6 +31,10 @@ pub(crate) struct Summary {
     pub workflow_version: String,
     pub node_count: u32,
     pub nodes_completed: u32,
+    #[serde(default)]
+    pub nodes_failed: u32,
+    #[serde(default)]
+    pub nodes_skipped: u32,
     pub started_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
@@ -163,6 +167,8 @@ mod tests {
             workflow_version: "1".into(),
             node_count: 1,
             nodes_completed: 0,
+            nodes_failed: 0,
+            nodes_skipped: 0,
             started_at: Timestamp(n as i64),
             finished_at: None,
             duration_ms: None,

@@ -95,3 +95,19 @@ pub fn waiting(id: &str, one: &str, other: &str) -> anyhow::Result<Definition> {
         ]),
     )
 }
+
+/// A failure that skips two nodes, beside an order.
+///
+/// # Errors
+/// As [`workflow`].
+pub fn skipping(id: &str) -> anyhow::Result<Definition> {
+    workflow(
+        id,
+        json!([
+            { "id": "bad", "type": "fail", "on_error": "skip" },
+            { "id": "behind", "type": "log", "params": { "message": "never" }, "depends_on": ["bad"] },
+            { "id": "further", "type": "log", "params": { "message": "never" }, "depends_on": ["behind", "buy"] },
+            buy(json!({ "value": true }), json!([])),
+        ]),
+    )
+}

@@ -1,4 +1,4 @@
-//! What the tasks of a worker share: tasks in flight with their progress acknowledgements, cancels
+//! What the tasks of a worker share: tasks in flight with their progress acknowledgements, stops
 //! that were heard, slots by type.
 
 use std::{
@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::registry::Registry;
 
-/// Cancels remembered for tasks that are still on their way; older ones are in the log.
-const CANCELS_MAX: usize = 10_000;
+/// Cancels and time-outs remembered for tasks that are still on their way; older ones are in the log.
+const STOPS_MAX: usize = 10_000;
 /// A task younger than this needs no sign of progress yet.
 const PROGRESS_AFTER: Duration = Duration::from_millis(350);
 
@@ -49,7 +49,7 @@ pub struct Flight {
 struct Tasks {
     next: u64,
     running: HashMap<u64, Running>,
-    cancelled: VecDeque<Command>,
+    stopped: VecDeque<Command>,
 }
 
 struct Running {
@@ -99,14 +99,15 @@ impl Flight {
         self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Enters a task; the token it gives fires when its execution is cancelled.
+    /// Enters a task; the token it gives fires when its execution is cancelled
+    /// or its time is over.
     pub fn enter(self: &Arc<Self>, execution_id: &str, reply: Subject) -> Entered {
         let cancel = self.abandon.child_token();
         let now = Instant::now();
         let mut tasks = self.tasks();
         tasks.next += 1;
         let id = tasks.next;
-        if tasks.cancelled.iter().any(|c| c.execution_id == execution_id) {
+        if tasks.stopped.iter().any(|c| c.execution_id == execution_id) {
             cancel.cancel();
         }
         let running = Running { execution_id: execution_id.to_owned(), reply, since: now, renewed: now, cancel: cancel.clone() };
@@ -120,22 +121,26 @@ impl Flight {
         self.tasks().running.len()
     }
 
-    /// A cancel was heard.
-    pub fn hear_cancel(&self, command: Command) {
+    /// A cancel or time-out was heard.
+    pub fn hear_stop(&self, command: Command) {
         let mut tasks = self.tasks();
         for running in tasks.running.values().filter(|r| r.execution_id == command.execution_id) {
             running.cancel.cancel();
         }
-        if tasks.cancelled.len() >= CANCELS_MAX {
-            tasks.cancelled.pop_front();
+        if tasks.stopped.len() >= STOPS_MAX {
+            tasks.stopped.pop_front();
         }
-        tasks.cancelled.push_back(command);
+        tasks.stopped.push_back(command);
     }
 
-    /// Who cancelled an execution and why, if it was heard.
-    pub fn cancelled(&self, execution_id: &str) -> Option<(String, String)> {
-        let tasks = self.tasks();
-        tasks.cancelled.iter().find(|c| c.execution_id == execution_id).map(|c| (c.by.clone(), c.reason.clone()))
+    /// The cancel or time-out of an execution, if it was heard.
+    pub fn stopped(&self, execution_id: &str) -> Option<Command> {
+        self.tasks().stopped.iter().find(|c| c.execution_id == execution_id).cloned()
+    }
+
+    /// Whether no other worker can have that task for want of progress. `false` for good once it was.
+    pub fn is_held(&self, id: u64) -> bool {
+        self.tasks().running.get(&id).is_some_and(Running::is_held)
     }
 
     /// Tells the server that tasks in flight are being worked on, so that no other worker gets them.
@@ -162,7 +167,7 @@ impl Flight {
 pub struct Entered {
     flight: Arc<Flight>,
     id: u64,
-    /// Fires when the execution is cancelled or the worker gives up.
+    /// Fires when the execution is cancelled, its time is over, or the worker gives up.
     pub cancel: CancellationToken,
 }
 
@@ -173,7 +178,7 @@ impl Entered {
     }
     /// Whether no other worker can have the task for want of progress. `false` for good once it was.
     pub fn is_held(&self) -> bool {
-        self.flight.tasks().running.get(&self.id).is_some_and(Running::is_held)
+        self.flight.is_held(self.id)
     }
 }
 

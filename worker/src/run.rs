@@ -52,7 +52,7 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
     control.ready(Duration::from_secs(5)).await;
     let semaphores: HashMap<_, _> = slots.iter().map(|(kind, n)| (kind.clone(), Arc::new(Semaphore::new(*n)))).collect();
     let flight = Arc::new(Flight::new(link.clone(), worker_id.clone(), publisher, control, registry, semaphores, stop.clone()));
-    let mut cancels = link.client.subscribe(link.names.stop_all()).await?;
+    let mut stops = link.client.subscribe(link.names.stop_all()).await?;
     let started_at = clock::now();
     presence::write(&flight, &slots, started_at).await;
 
@@ -81,8 +81,8 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
             }
             _ = progress.tick() => flight.report_progress().await,
             _ = renew.tick(), if give_up.is_none() => presence::write(&flight, &slots, started_at).await,
-            Some(message) = cancels.next() => match serde_json::from_slice::<Command>(&message.payload) {
-                Ok(command) if command.kind == CommandType::Cancel => flight.hear_cancel(command),
+            Some(message) = stops.next() => match serde_json::from_slice::<Command>(&message.payload) {
+                Ok(command) if matches!(command.kind, CommandType::Cancel | CommandType::Timeout) => flight.hear_stop(command),
                 Ok(_) => {}
                 Err(e) => tracing::warn!(error = %e, "malformed stop hint; ignored"),
             },

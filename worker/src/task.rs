@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use async_nats::{Message, Subject};
 use haltline_common::{
     clock, fault, history, metrics,
-    outbox::{AGAIN, Stored, Write, WriteError},
+    outbox::{AGAIN, Write},
     retry::{self, Reconnect},
     tail::Meta,
     types::{
@@ -17,6 +17,7 @@ use haltline_common::{
 use haltline_core::{After, Delivery, LogMessage, Next, NodeOutcome, TaskRun};
 
 use crate::{
+    effects::Answer,
     flight::{Entered, Flight},
     node_run,
 };
@@ -78,8 +79,6 @@ struct Walk {
     run: TaskRun,
 }
 
-type Answer = std::pin::Pin<Box<dyn Future<Output = Result<Stored, WriteError>> + Send>>;
-
 impl Walk {
     async fn walk(&mut self) -> Left {
         let waited = clock::now().millis_since(self.run.task().created_at);
@@ -94,9 +93,9 @@ impl Walk {
                 return Left::Abandoned(STALLED);
             }
             if self.entered.cancel.is_cancelled()
-                && let Some((by, reason)) = self.flight.cancelled(&self.run.task().correlation.execution_id)
+                && let Some(command) = self.flight.stopped(&self.run.task().correlation.execution_id)
             {
-                self.run.cancel(&by, &reason);
+                self.run.command(&command);
             }
             match self.run.next(&self.flight.control.gate(), clock::now()) {
                 Next::Finished => return Left::Done,
@@ -123,7 +122,7 @@ impl Walk {
                     if let Some(event) = started {
                         pending.push(self.publish(*event).await);
                     }
-                    let step = self.node(node, attempt, inputs).await;
+                    let step = self.node(node, attempt, inputs, &mut pending).await;
                     if !self.entered.is_held() {
                         return Left::Abandoned(STALLED);
                     }
@@ -151,6 +150,7 @@ impl Walk {
                         }
                         Step::Again => {}
                         Step::GivenUp => return Left::HandedBack,
+                        Step::Lost => return Left::Abandoned(NOT_STORED),
                         Step::Stale => return Left::Abandoned("the venue has seen a newer delivery of it"),
                     }
                 }
@@ -215,17 +215,31 @@ impl Walk {
     }
 
     /// Runs one attempt of one node.
-    async fn node(&mut self, node: usize, attempt: u32, inputs: serde_json::Map<String, serde_json::Value>) -> Step {
-        let attempted = node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered.cancel).await;
+    async fn node(
+        &mut self,
+        node: usize,
+        attempt: u32,
+        inputs: serde_json::Map<String, serde_json::Value>,
+        pending: &mut Vec<Answer>,
+    ) -> Step {
+        let (attempted, left) = node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered).await;
+        if let Some(left) = left {
+            left.events.iter().for_each(|event| self.run.effect(event));
+            pending.extend(left.answers);
+            if left.lost {
+                return Step::Lost;
+            }
+        }
         let (outcome, duration_ms) = match attempted {
             node_run::Attempted::Ended(outcome, duration_ms) => (outcome, duration_ms),
             node_run::Attempted::Unsure => return Step::Again,
             node_run::Attempted::GivenUp => return Step::GivenUp,
             node_run::Attempted::Stale => return Step::Stale,
         };
-        if outcome == NodeOutcome::Cancelled {
-            let (by, reason) = self.flight.cancelled(&self.run.task().correlation.execution_id).unwrap_or_default();
-            self.run.cancel(&by, &reason);
+        if outcome == NodeOutcome::Cancelled
+            && let Some(command) = self.flight.stopped(&self.run.task().correlation.execution_id)
+        {
+            self.run.command(&command);
         }
         let next_kind = self.run.task().nodes.get(node + 1).map(|n| n.kind.as_str());
         let can_run_next = next_kind.is_some_and(|k| self.flight.slots.contains_key(k));
@@ -291,6 +305,8 @@ enum Step {
     Again,
     /// The worker stops; the task goes back.
     GivenUp,
+    /// An intent could not be stored.
+    Lost,
     /// Another worker has the task by now.
     Stale,
 }

@@ -18,6 +18,19 @@ pub fn text(options: &Options, store: &Path, ports: &Path) -> String {
     // -1 draws a free port.
     let port = if options.port == 0 { "-1".to_owned() } else { options.port.to_string() };
     let sync = options.sync_interval.as_deref().map(|s| format!("  sync_interval: {}\n", quoted(s))).unwrap_or_default();
+    let cluster = options.cluster.as_ref().map(|c| {
+        let routes: Vec<String> = c.routes.iter().map(|r| quoted(&format!("nats://{r}"))).collect();
+        format!(
+            // Clients are not told the other servers' addresses: they have been given those they are to use.
+            "cluster {{\n  name: {}\n  host: {}\n  port: {}\n  cluster_advertise: {}\n  no_advertise: true\n  routes: [{}]\n}}\n",
+            quoted(&c.name),
+            quoted(&options.host),
+            c.port,
+            quoted(&c.advertise),
+            routes.join(", "),
+        )
+    });
+    let cluster = cluster.unwrap_or_default();
     format!(
         "# Written by Haltline at every start; edits are lost.\n\
          server_name: {}\n\
@@ -25,7 +38,8 @@ pub fn text(options: &Options, store: &Path, ports: &Path) -> String {
          port: {port}\n\
          ports_file_dir: {}\n\
          max_payload: 1MB\n\
-         jetstream {{\n  store_dir: {}\n  max_file_store: {FILE_STORE_BYTES}\n{sync}}}\n",
+         jetstream {{\n  store_dir: {}\n  max_file_store: {FILE_STORE_BYTES}\n{sync}}}\n\
+         {cluster}",
         quoted(&options.name),
         quoted(&options.host),
         quoted(&ports.to_string_lossy()),

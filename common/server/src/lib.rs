@@ -19,4 +19,4 @@ mod wrapper;
 pub use bound::{Bound, Launch, spawn_bound};
 pub use conf::{CONF_FILE, LOG_FILE, sync_interval_of};
 pub use locate::{LocateError, OVERRIDE_VAR, find_or_fetch};
-pub use managed::{Managed, Options, StartError};
+pub use managed::{Cluster, Managed, Options, StartError};

@@ -32,6 +32,23 @@ pub struct Options {
     pub name: String,
     /// How long it may take to answer; recovery of large streams takes longer than the default 10 s.
     pub ready_within: Duration,
+    /// What it needs to be one of several.
+    pub cluster: Option<Cluster>,
+    /// Where streams are kept; in `data_dir` if `None`.
+    pub store_dir: Option<PathBuf>,
+}
+
+/// One server's part of a cluster.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// The cluster's name, the same on all of them.
+    pub name: String,
+    /// Port for the other servers.
+    pub port: u16,
+    /// Address that the other servers are told to reach it by.
+    pub advertise: String,
+    /// Addresses of the other servers, as `127.0.0.1:6222`.
+    pub routes: Vec<String>,
 }
 
 impl Options {
@@ -44,6 +61,8 @@ impl Options {
             sync_interval: None,
             name: "haltline".into(),
             ready_within: Duration::from_secs(10),
+            cluster: None,
+            store_dir: None,
         }
     }
 }
@@ -120,7 +139,8 @@ impl Managed {
         fs::create_dir_all(&ports).map_err(file("cannot create", &ports))?;
         check_port(&options)?;
         let conf = dir.join(conf::CONF_FILE);
-        fs::write(&conf, conf::text(&options, &dir.join("jetstream"), &ports)).map_err(file("cannot write", &conf))?;
+        let store = options.store_dir.clone().unwrap_or_else(|| dir.join("jetstream"));
+        fs::write(&conf, conf::text(&options, &store, &ports)).map_err(file("cannot write", &conf))?;
         let log = dir.join(conf::LOG_FILE);
         let open = || File::options().create(true).append(true).open(&log).map_err(file("cannot write", &log));
         let from = open()?.metadata().map_or(0, |m| m.len());
@@ -172,6 +192,10 @@ impl Managed {
     /// Suspends (`true`) or resumes it: a server that hangs, to its clients.
     pub fn pause(&mut self, paused: bool) {
         self.child.pause(paused);
+    }
+    /// Asks it to end, by SIGTERM.
+    pub fn terminate(&mut self) {
+        self.child.terminate();
     }
     /// Ends it as a crash would.
     pub fn kill(mut self) {

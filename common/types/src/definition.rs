@@ -29,7 +29,7 @@ pub struct Definition {
     /// The strategy its executions belong to, unless a submission names another.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub strategy_id: String,
-    /// How long an execution may take; after it no node starts.
+    /// How long an execution may take (default 30d); then it ends as `timed_out`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Millis>,
     /// The nodes, in any order.
@@ -69,6 +69,9 @@ pub struct NodeDef {
     /// What happens after a failed attempt (default: 3 attempts on connection and time-out errors).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryPolicy>,
+    /// What its failure means for the nodes that depend on it (default: the execution fails).
+    #[serde(default, skip_serializing_if = "OnError::is_default")]
+    pub on_error: OnError,
     /// Carried for editors, not interpreted.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub ui: Value,
@@ -122,6 +125,38 @@ pub struct RetryPolicy {
     pub delay: Millis,
     /// Factor from one delay to the next.
     pub factor: f64,
+}
+
+/// What a node's failure means, once it has failed for good. Halts, cancels and deadlines are no failures.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// The execution fails: nothing starts any more.
+    #[default]
+    Fail,
+    /// Everything that depends on the node is skipped; the rest goes on.
+    Skip,
+    /// What depends on the node goes on without its outputs: a node that needs one of them fails
+    /// with `MissingInput`, one that only waits for the node runs.
+    Continue,
+    /// `{"use": {..}}`: what depends on the node goes on with these in place of its outputs.
+    Use(serde_json::Map<String, Value>),
+}
+
+impl OnError {
+    /// Whether it is what a node without it has.
+    pub fn is_default(&self) -> bool {
+        *self == Self::Fail
+    }
+    /// As it is written.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Skip => "skip",
+            Self::Continue => "continue",
+            Self::Use(_) => "use",
+        }
+    }
 }
 
 impl Default for RetryPolicy {

@@ -8,6 +8,11 @@ pub const MESSAGE_BYTES_MAX: usize = 900 * 1024;
 pub const INPUT_BYTES_MAX: usize = 380 * 1024;
 /// Bytes of an error's text; a longer one ends in `… (cut)`.
 pub const ERROR_BYTES_MAX: usize = 4096;
+/// Failed nodes that a record names; how many there are is counted beside. With the input and the
+/// results they fit one message.
+pub const ERRORS_MAX: usize = 20;
+/// Bytes of an error's text in that list; the node's `node_failed` event has all of it.
+pub const ERROR_BRIEF_BYTES_MAX: usize = 256;
 /// Bytes of one node's outputs: four of them still fit one downstream task.
 pub const OUTPUT_BYTES_MAX: usize = 200 * 1024;
 /// Bytes of all resolved inputs of one task.
@@ -29,6 +34,10 @@ pub const ID_BYTES_MAX: usize = 128;
 pub const TEXT_BYTES_MAX: usize = 1024;
 /// Bytes of a submission key.
 pub const KEY_BYTES_MAX: usize = 256;
+/// Nodes with an unknown outcome that a record names; the others follow once these are resolved.
+pub const UNKNOWN_NODES_MAX: usize = 64;
+/// Bytes of the error and the ids that a record gives for each of them: beside input and results.
+pub const UNKNOWN_TEXT_BYTES_MAX: usize = 512;
 /// Attempts of one node.
 pub const ATTEMPTS_MAX: u32 = 20;
 /// A node's longest time-out: one day; longer waits are not a node's work.

@@ -4,7 +4,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Timestamp, event::Correlation};
+use crate::{
+    Timestamp,
+    event::{Correlation, UnknownNode},
+};
 
 /// Where an execution stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -31,6 +34,18 @@ pub enum Status {
 }
 
 impl Status {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Running,
+        Self::Waiting,
+        Self::Unknown,
+        Self::Completed,
+        Self::CompletedWithErrors,
+        Self::Failed,
+        Self::TimedOut,
+        Self::Halted,
+        Self::Cancelled,
+    ];
     /// Whether it has ended.
     pub const fn is_terminal(self) -> bool {
         !matches!(self, Self::Running | Self::Waiting | Self::Unknown)
@@ -51,6 +66,28 @@ impl Status {
     }
 }
 
+impl std::str::FromStr for Status {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = || Self::ALL.map(Self::as_str).join(", ");
+        Self::ALL.into_iter().find(|s| s.as_str() == text).ok_or_else(|| format!("`{text}` is none of {}", names()))
+    }
+}
+
+/// A node that failed and whose `on_error` let the execution go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedNode {
+    /// The node.
+    pub node_id: String,
+    /// Its kind.
+    pub error_type: String,
+    /// What went wrong; the beginning of it if it is long.
+    pub error: String,
+    /// What its definition made of it: `skip`, `continue` or `use`.
+    pub on_error: String,
+}
+
 /// An execution's record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -69,6 +106,12 @@ pub struct Record {
     pub node_count: u32,
     /// Nodes completed, as of this record.
     pub nodes_completed: u32,
+    /// Nodes that failed and whose `on_error` let the execution go on, once ended.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nodes_failed: u32,
+    /// Nodes skipped because of them, once ended.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nodes_skipped: u32,
     /// When it was accepted.
     pub started_at: Timestamp,
     /// When it ended.
@@ -102,12 +145,19 @@ pub struct Record {
     /// The node that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_node: Option<String>,
+    /// The first of `nodes_failed`, in the order in which they failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FailedNode>,
     /// Why it was halted or cancelled, and by whom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// How many events it has, once ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_count: Option<u32>,
+    /// Nodes of whose side effects nobody knows whether they happened: while the status is `unknown` they
+    /// wait for an operator, once it has ended they stay on record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown_nodes: Vec<UnknownNode>,
 }
 
 /// What a client sees of an ended or running execution: the answer of `execute`.
@@ -132,9 +182,23 @@ pub struct Outcome {
     /// Its kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_type: Option<String>,
+    /// Nodes that failed and whose `on_error` let the execution go on.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nodes_failed: u32,
+    /// The first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FailedNode>,
     /// Why it was halted or cancelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Nodes of whose side effects nobody knows whether they happened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown_nodes: Vec<UnknownNode>,
+}
+
+/// Whether a count is left out.
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 impl From<&Record> for Outcome {
@@ -147,7 +211,10 @@ impl From<&Record> for Outcome {
             outputs_omitted: r.results_omitted,
             error: r.error.clone(),
             error_type: r.error_type.clone(),
+            nodes_failed: r.nodes_failed,
+            errors: r.errors.clone(),
             reason: r.reason.clone(),
+            unknown_nodes: r.unknown_nodes.clone(),
         }
     }
 }

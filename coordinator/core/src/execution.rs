@@ -6,14 +6,20 @@ use std::{
 };
 
 use haltline_types::{
-    Timestamp,
+    Millis, Timestamp,
     control::Flag,
-    event::{Claims, Command, CommandType, Event, EventType},
-    record::Record,
+    definition::OnError,
+    event::{Claims, Command, CommandType, Event, EventType, UnknownNode},
+    limits::{ERROR_BRIEF_BYTES_MAX, ERRORS_MAX, EXECUTION_MS_MAX},
+    record::{FailedNode, Record},
+    task::round,
 };
 use serde_json::{Map, Value};
 
 use crate::plan::Plan;
+
+/// Error type of what is refused because the execution's deadline has passed.
+pub(crate) const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
 
 /// Where a node stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,8 +32,21 @@ pub(crate) enum NodeState {
     InTask(u32),
     /// Completed, with its outputs.
     Done(Map<String, Value>),
-    /// Failed or refused.
+    /// Whether its side effect happened is unknown: an operator has to say.
+    Unknown,
+    /// Failed, and its `on_error` let the execution go on.
+    Failed,
+    /// Does not run: a node it depends on failed under `on_error: skip`.
+    Skipped,
+    /// Refused, or failed and stopped the execution by that.
     Ended,
+}
+
+impl NodeState {
+    /// Nothing changes it any more.
+    pub(crate) const fn is_settled(&self) -> bool {
+        matches!(self, Self::Done(_) | Self::Failed | Self::Skipped | Self::Ended)
+    }
 }
 
 /// Why no further node starts.
@@ -36,6 +55,7 @@ pub(crate) enum Stop {
     Failed { node: String, error: String, error_type: String },
     Halted(Flag),
     Cancelled { by: String, reason: String },
+    TimedOut,
 }
 
 /// What can change an execution.
@@ -66,11 +86,26 @@ pub struct Execution {
     pub(crate) ready: VecDeque<u32>,
     pub(crate) outstanding: u32,
     pub(crate) completed: u32,
-    /// Events stored so far, as far as inputs tell: `execution_started` and those of ended tasks.
+    /// Nodes that failed and let the execution go on; the first of them by name.
+    pub(crate) failed: u32,
+    pub(crate) errors: Vec<FailedNode>,
+    pub(crate) skipped: u32,
+    /// Skipped nodes that were not told yet, each with the failed node that is the cause.
+    pub(crate) untold: Vec<(u32, u32)>,
+    /// Events stored so far, as far as inputs tell: `execution_started`, those of ended tasks, and
+    /// `node_skipped`.
     pub(crate) events: u32,
-    /// How many of these are of the task that began at a node: a task that two workers ran at once
-    /// can end twice, at different nodes, and is not to be counted twice.
-    pub(crate) counted: BTreeMap<u32, u32>,
+    /// How many of these are of the task that began at a node with an attempt: a task that two workers
+    /// ran at once can end twice, at different nodes, and is not to be counted twice.
+    pub(crate) counted: BTreeMap<(u32, u32), u32>,
+    /// Nodes of whose side effects nobody knows whether they happened.
+    pub(crate) unknown: BTreeMap<u32, UnknownNode>,
+    /// Those that the record names already.
+    pub(crate) told: Vec<UnknownNode>,
+    /// First attempt of the task that begins at a node, where it was repeated.
+    pub(crate) rounds: BTreeMap<u32, u32>,
+    /// Events that no worker tells, to be emitted.
+    pub(crate) notes: Vec<Event>,
     pub(crate) claims: Claims,
     pub(crate) stop: Option<Stop>,
     pub(crate) ended: bool,
@@ -100,8 +135,16 @@ impl Execution {
             ready,
             outstanding: 0,
             completed: 0,
+            failed: 0,
+            errors: Vec::new(),
+            skipped: 0,
+            untold: Vec::new(),
             events: 1,
             counted: BTreeMap::new(),
+            unknown: BTreeMap::new(),
+            told: Vec::new(),
+            rounds: BTreeMap::new(),
+            notes: Vec::new(),
             claims: Claims::default(),
             stop: None,
             ended: false,
@@ -133,6 +176,11 @@ impl Execution {
     pub(crate) fn is_stopped(&self) -> bool {
         self.stop.is_some()
     }
+    /// When its time is over.
+    pub fn deadline(&self) -> Timestamp {
+        let limit = self.plan.definition().timeout.map_or(EXECUTION_MS_MAX, |Millis(ms)| ms);
+        Timestamp(self.record.started_at.0.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)))
+    }
     /// Whether its end was decided.
     pub fn has_ended(&self) -> bool {
         self.ended
@@ -152,20 +200,27 @@ impl Execution {
     fn apply_result(&mut self, event: &Event) -> Applied {
         let Some(i) = event.node_id.as_deref().and_then(|id| self.plan.find(id)) else { return Applied::Ignored };
         // Only results are inputs, and the first one by log order stands.
-        if !event.kind.is_input() || matches!(self.nodes[i as usize], NodeState::Done(_) | NodeState::Ended) || self.claims.is_void(event) {
+        if !event.kind.is_input() || self.nodes[i as usize].is_settled() || self.claims.is_void(event) {
+            return Applied::Ignored;
+        }
+        let head = event.segment.first().and_then(|s| self.plan.find(&s.node_id)).unwrap_or(i);
+        // That it is unknown is no news; of a task that was repeated since, only what it did counts.
+        let is_unknown = self.nodes[i as usize] == NodeState::Unknown;
+        let no_news = event.kind == EventType::NodeUnknown && is_unknown;
+        if no_news || (event.kind != EventType::NodeCompleted && self.is_outdated(head, event)) {
             return Applied::Ignored;
         }
         self.at = self.at.max(event.timestamp);
-        let head = event.segment.first().and_then(|s| self.plan.find(&s.node_id)).unwrap_or(i);
         let told = event.task_events.unwrap_or(1);
-        let counted = self.counted.entry(head).or_default();
+        let counted = self.counted.entry((head, event.token.map_or(1, round))).or_default();
         self.events += told.saturating_sub(*counted);
         *counted = told.max(*counted);
         if let Some(rest) = event.rest_events {
             // The task that goes on, if any does, tells these again.
             self.events += rest;
             if let Some(next) = self.plan.node(i).chain_next {
-                *self.counted.entry(next).or_default() += rest;
+                let first = self.rounds.get(&next).copied().unwrap_or(1);
+                *self.counted.entry((next, first)).or_default() += rest;
             }
         }
         // Whatever task has one of these nodes is over: its own result would come too late to count.
@@ -175,12 +230,17 @@ impl Execution {
             }
         }
         // First the stop: what becomes ready by the same input does not start any more.
+        let admitted = event.kind == EventType::NodeFailed && !self.plan.def(i).on_error.is_default();
         match event.kind {
-            EventType::NodeFailed => self.stop_with(Stop::Failed {
+            EventType::NodeFailed if !admitted => self.stop_with(Stop::Failed {
                 node: event.node_id.clone().unwrap_or_default(),
                 error: event.error.clone().unwrap_or_default(),
                 error_type: event.error_type.clone().unwrap_or_default(),
             }),
+            // A refusal is no failure: `on_error` has no say in it.
+            EventType::NodeRefused if event.halted.is_none() && event.error_type.as_deref() == Some(DEADLINE_EXCEEDED) => {
+                self.stop_with(Stop::TimedOut);
+            }
             EventType::NodeRefused if event.halted.is_none() => self
                 .stop_with(Stop::Cancelled { by: event.by.clone().unwrap_or_default(), reason: event.reason.clone().unwrap_or_default() }),
             _ => {}
@@ -195,9 +255,15 @@ impl Execution {
         }
         if event.kind == EventType::NodeCompleted {
             self.complete(i, event.outputs.clone().unwrap_or_default());
+        } else if admitted {
+            self.fail(i, event);
         } else {
-            self.ready.retain(|r| *r != i);
-            self.nodes[i as usize] = NodeState::Ended;
+            let unknown = event.kind == EventType::NodeUnknown;
+            self.settle(i, if unknown { NodeState::Unknown } else { NodeState::Ended });
+            // Also a refusal can leave an effect behind that was on its way.
+            if unknown || !event.unsettled.is_empty() {
+                self.note_unknown(i, event);
+            }
         }
         Applied::Changed
     }
@@ -207,6 +273,9 @@ impl Execution {
         if self.stop.is_some() {
             return Applied::Ignored;
         }
+        if command.kind == CommandType::Resolve {
+            return self.apply_resolve(command);
+        }
         self.at = self.at.max(command.timestamp);
         match command.kind {
             CommandType::Cancel => self.stop_with(Stop::Cancelled { by: command.by.clone(), reason: command.reason.clone() }),
@@ -214,12 +283,13 @@ impl Execution {
                 let flag = command.halted.clone();
                 self.stop_with(Stop::Halted(flag.unwrap_or_else(|| Flag::unreadable(command.reason.clone(), 0, None))));
             }
-            CommandType::Claim | CommandType::Resolve | CommandType::Timeout | CommandType::Abandon => return Applied::Ignored,
+            CommandType::Timeout => self.stop_with(Stop::TimedOut),
+            CommandType::Claim | CommandType::Resolve | CommandType::Abandon => return Applied::Ignored,
         }
         Applied::Changed
     }
 
-    fn stop_with(&mut self, stop: Stop) {
+    pub(crate) fn stop_with(&mut self, stop: Stop) {
         // The first reason by log order stands.
         if self.stop.is_none() {
             self.stop = Some(stop);
@@ -231,21 +301,92 @@ impl Execution {
         self.outstanding -= 1;
         let mut at = Some(head);
         while let Some(i) = at.filter(|i| self.nodes[*i as usize] == NodeState::InTask(head)) {
-            let left = self.plan.node(i).deps.iter().filter(|d| !matches!(self.nodes[**d as usize], NodeState::Done(_))).count();
+            let left = self.plan.node(i).deps.iter().filter(|d| !self.lets_on(**d)).count();
             self.nodes[i as usize] = NodeState::Waiting(left as u32);
             at = self.plan.node(i).chain_next;
         }
     }
 
-    fn complete(&mut self, i: u32, outputs: Map<String, Value>) {
+    /// Whether a node that depends on this one need not wait for it any more.
+    fn lets_on(&self, i: u32) -> bool {
         match self.nodes[i as usize] {
-            NodeState::Done(_) | NodeState::Ended => return,
-            // Dispatched by someone else, while our gate was closed.
-            NodeState::Ready => self.ready.retain(|r| *r != i),
-            NodeState::Waiting(_) | NodeState::InTask(_) => {}
+            NodeState::Done(_) => true,
+            NodeState::Failed => !matches!(self.plan.def(i).on_error, OnError::Skip),
+            _ => false,
         }
-        self.nodes[i as usize] = NodeState::Done(outputs);
+    }
+
+    /// What a node gives to those that depend on it.
+    pub(crate) fn outputs_of(&self, i: u32) -> Option<&Map<String, Value>> {
+        match (&self.nodes[i as usize], &self.plan.def(i).on_error) {
+            (NodeState::Done(outputs), _) | (NodeState::Failed, OnError::Use(outputs)) => Some(outputs),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn settle(&mut self, i: u32, state: NodeState) {
+        if self.nodes[i as usize] == NodeState::Ready {
+            // Dispatched by someone else, while our gate was closed.
+            self.ready.retain(|r| *r != i);
+        }
+        self.unknown.remove(&i);
+        self.nodes[i as usize] = state;
+    }
+
+    pub(crate) fn complete(&mut self, i: u32, outputs: Map<String, Value>) {
+        if self.nodes[i as usize].is_settled() {
+            return;
+        }
+        self.settle(i, NodeState::Done(outputs));
         self.completed += 1;
+        self.release(i);
+    }
+
+    /// A node failed and its `on_error` says how the execution goes on.
+    pub(crate) fn fail(&mut self, i: u32, event: &Event) {
+        self.settle(i, NodeState::Failed);
+        self.failed += 1;
+        let plan = self.plan.clone();
+        let def = plan.def(i);
+        if self.errors.len() < ERRORS_MAX {
+            self.errors.push(FailedNode {
+                node_id: def.id.clone(),
+                error_type: event.error_type.clone().unwrap_or_default(),
+                error: brief(event.error.as_deref().unwrap_or_default()),
+                on_error: def.on_error.as_str().to_owned(),
+            });
+        }
+        match &def.on_error {
+            OnError::Skip => self.skip_behind(i),
+            OnError::Continue | OnError::Use(_) => self.release(i),
+            OnError::Fail => {}
+        }
+    }
+
+    /// Skips what depends on a failed node, directly or not. In an execution that was stopped nothing
+    /// would have started anyway: nobody is told.
+    fn skip_behind(&mut self, failed: u32) {
+        if self.stop.is_some() {
+            return;
+        }
+        let plan = self.plan.clone();
+        let mut reached = VecDeque::from([failed]);
+        while let Some(i) = reached.pop_front() {
+            for next in &plan.node(i).dependents {
+                // Others run by now, or ran: a worker that came late had told another outcome.
+                if matches!(self.nodes[*next as usize], NodeState::Waiting(_)) {
+                    self.nodes[*next as usize] = NodeState::Skipped;
+                    self.skipped += 1;
+                    self.events += 1;
+                    self.untold.push((*next, failed));
+                    reached.push_back(*next);
+                }
+            }
+        }
+    }
+
+    /// What waits for this node waits for one less.
+    fn release(&mut self, i: u32) {
         let plan = self.plan.clone();
         for next in &plan.node(i).dependents {
             if let NodeState::Waiting(left) = &mut self.nodes[*next as usize] {
@@ -257,4 +398,12 @@ impl Execution {
             }
         }
     }
+}
+
+/// The beginning of an error's text, if it is long.
+fn brief(text: &str) -> String {
+    if text.len() <= ERROR_BRIEF_BYTES_MAX {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(ERROR_BRIEF_BYTES_MAX)])
 }

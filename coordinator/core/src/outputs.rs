@@ -4,24 +4,30 @@
 use std::collections::BTreeMap;
 
 use haltline_types::{
-    Millis, Timestamp,
+    Timestamp,
     definition::{InputRef, look_up},
     event::{Event, EventType, event_id},
     ids::traceparent,
     json,
-    limits::{EXECUTION_MS_MAX, RELEASED_TASKS_MAX, RESULTS_BYTES_MAX, TASK_INPUT_BYTES_MAX},
+    limits::{RELEASED_TASKS_MAX, RESULTS_BYTES_MAX, TASK_INPUT_BYTES_MAX},
     record::{Record, Status},
     task::{Task, TaskInput, TaskNode, task_id, token},
 };
 use serde_json::{Map, Value};
 
-use crate::execution::{Execution, NodeState, Stop};
+use crate::execution::{DEADLINE_EXCEEDED, Execution, NodeState, Stop};
 
 /// What a decision emits.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// A task, for the type of its first node.
     Task(Box<Task>),
+    /// An event that no worker tells.
+    Note(Box<Event>),
+    /// The record of an execution that goes on, since what people must know of it has changed.
+    Standing(Box<Record>),
+    /// `node_skipped`.
+    Skipped(Box<Event>),
     /// The end: the terminal event and the final record.
     End(Box<Event>, Box<Record>),
 }
@@ -52,6 +58,10 @@ impl Execution {
         if self.ended {
             return out;
         }
+        out.extend(self.notes.drain(..).map(|event| Output::Note(Box::new(event))));
+        for (i, cause) in std::mem::take(&mut self.untold) {
+            out.push(Output::Skipped(Box::new(self.skipped_event(i, cause))));
+        }
         let stopped = self.stop.is_some();
         while (gate_open || stopped) && (self.outstanding as usize) < RELEASED_TASKS_MAX {
             let Some(head) = self.ready.pop_front() else { break };
@@ -60,12 +70,26 @@ impl Execution {
         if stopped {
             self.ready.clear();
         }
-        if self.outstanding == 0 && (stopped || self.completed as usize == self.nodes.len()) {
+        let settled = self.completed + self.failed + self.skipped;
+        if self.outstanding == 0 && (stopped || settled as usize == self.nodes.len()) {
             self.ended = true;
             let (event, record) = self.end();
             out.push(Output::End(Box::new(event), Box::new(record)));
+        } else if let Some(record) = self.standing(&self.told) {
+            self.told.clone_from(&record.unknown_nodes);
+            out.push(Output::Standing(Box::new(record)));
         }
         out
+    }
+
+    fn skipped_event(&self, i: u32, cause: u32) -> Event {
+        let def = self.plan.def(i);
+        let mut event = Event::new(EventType::NodeSkipped, event_id::node_skipped(self.id(), &def.id), &self.record.correlation, self.at);
+        event.node_id = Some(def.id.clone());
+        event.node_name = Some(def.title().to_owned());
+        event.node_category = Some(def.category.clone());
+        event.reason = Some(format!("it depends on node `{}`, which failed", self.plan.def(cause).id));
+        event
     }
 
     fn dispatch(&mut self, head: u32, segments: bool) -> Task {
@@ -84,17 +108,18 @@ impl Execution {
         self.outstanding += 1;
         // The rest of a segment that ended early: a worker may have begun with it.
         let rest = segments && self.plan.node(head).deps.iter().any(|d| self.plan.node(*d).chain_next == Some(head));
+        // A node that is repeated takes up counting where it was, and its token is above all before it.
+        let attempt = self.rounds.get(&head).copied().unwrap_or(1);
         let r = &self.record;
-        let limit = self.plan.definition().timeout.map_or(EXECUTION_MS_MAX, |Millis(ms)| ms);
         Task {
             v: haltline_types::WIRE_VERSION,
-            task_id: task_id(self.id(), &self.plan.def(head).id, 1),
+            task_id: task_id(self.id(), &self.plan.def(head).id, attempt),
             correlation: r.correlation.clone(),
             workflow_version: r.workflow_version.clone(),
             shard: r.shard,
-            attempt: 1,
-            token: token(1),
-            deadline: Timestamp(r.started_at.0.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX))),
+            attempt,
+            token: token(attempt),
+            deadline: self.deadline(),
             created_at: self.at,
             traceparent: traceparent(self.id()),
             recovered: rest,
@@ -125,9 +150,11 @@ impl Execution {
             InputRef::Input(r) => look_up(&self.record.input, &r.input),
             InputRef::Node(r) => match self.plan.find(&r.node) {
                 Some(n) if chain.contains(&n) => return TaskInput::Earlier(r.node.clone(), r.output.clone()),
-                Some(n) => match &self.nodes[n as usize] {
-                    NodeState::Done(outputs) => look_up_output(outputs, &r.output),
-                    _ => None,
+                Some(n) => match self.outputs_of(n) {
+                    Some(outputs) => look_up_output(outputs, &r.output),
+                    None => {
+                        return TaskInput::Missing(format!("input `{name}`: node `{}` failed and gave no output `{}`", r.node, r.output));
+                    }
                 },
                 None => None,
             },
@@ -152,7 +179,9 @@ impl Execution {
     fn end(&self) -> (Event, Record) {
         let r = &self.record;
         let (kind, status) = match &self.stop {
+            None if self.failed > 0 => (EventType::ExecutionCompleted, Status::CompletedWithErrors),
             None => (EventType::ExecutionCompleted, Status::Completed),
+            Some(Stop::TimedOut) => (EventType::ExecutionTimedOut, Status::TimedOut),
             Some(Stop::Failed { .. }) => (EventType::ExecutionFailed, Status::Failed),
             Some(Stop::Halted(_)) => (EventType::ExecutionHalted, Status::Halted),
             Some(Stop::Cancelled { .. }) => (EventType::ExecutionCancelled, Status::Cancelled),
@@ -167,13 +196,19 @@ impl Execution {
         event.event_count = Some(count);
         event.results = Some(results.clone());
         event.results_omitted = omitted;
+        event.errors = self.errors.clone();
         record.status = status;
         record.nodes_completed = self.completed;
+        record.nodes_failed = self.failed;
+        record.nodes_skipped = self.skipped;
+        record.errors = self.errors.clone();
         record.finished_at = Some(self.at);
         record.duration_ms = Some(duration_ms);
         record.results = results;
         record.results_omitted = omitted;
         record.event_count = Some(count);
+        event.unknown_nodes = self.unknown_nodes();
+        record.unknown_nodes = event.unknown_nodes.clone();
         match &self.stop {
             None => {}
             Some(Stop::Failed { node, error, error_type }) => {
@@ -197,6 +232,13 @@ impl Execution {
                 event.by = Some(by.clone());
                 record.reason = Some(format!("cancelled by {by}: {reason}"));
             }
+            Some(Stop::TimedOut) => {
+                let error = deadline_passed(self.deadline());
+                event.error = Some(error.clone());
+                event.error_type = Some(DEADLINE_EXCEEDED.into());
+                record.error = Some(error);
+                record.error_type = Some(DEADLINE_EXCEEDED.into());
+            }
         }
         (event, record)
     }
@@ -206,6 +248,9 @@ impl Execution {
     pub(crate) fn end_as_told(&mut self, event: &Event) -> Record {
         self.ended = true;
         let status = match event.kind {
+            EventType::ExecutionCompleted if event.status.as_deref() == Some(Status::CompletedWithErrors.as_str()) => {
+                Status::CompletedWithErrors
+            }
             EventType::ExecutionCompleted => Status::Completed,
             EventType::ExecutionHalted => Status::Halted,
             EventType::ExecutionCancelled => Status::Cancelled,
@@ -222,7 +267,10 @@ impl Execution {
             duration_ms: event.duration_ms,
             results: event.results.clone().unwrap_or_default(),
             results_omitted: event.results_omitted,
-            error: event.error.clone().filter(|_| failed),
+            nodes_failed: self.failed,
+            nodes_skipped: self.skipped,
+            errors: event.errors.clone(),
+            error: event.error.clone().filter(|_| failed || status == Status::TimedOut),
             error_type: event.error_type.clone(),
             failed_node: event.node_id.clone().filter(|_| failed),
             reason: match status {
@@ -231,6 +279,7 @@ impl Execution {
                 _ => None,
             },
             event_count: event.event_count,
+            unknown_nodes: event.unknown_nodes.clone(),
             ..self.record.clone()
         }
     }
@@ -254,7 +303,9 @@ impl Execution {
         event.node_id = record.failed_node.clone();
         event.error = record.error.clone();
         event.error_type = record.error_type.clone();
+        event.errors = record.errors.clone();
         event.reason = record.reason.clone();
+        event.unknown_nodes = record.unknown_nodes.clone();
         match &self.stop {
             Some(Stop::Halted(flag)) if record.status == Status::Halted => {
                 event.reason = Some(flag.reason.clone());
@@ -273,7 +324,8 @@ impl Execution {
     /// Outputs by node, unless they are too large for one message.
     fn results(&self) -> (Map<String, Value>, bool) {
         let mut results = Map::new();
-        let mut bytes = 0;
+        // Beside them the record has to hold these.
+        let mut bytes = json::size(&self.unknown_nodes());
         for (i, state) in self.nodes.iter().enumerate() {
             if let NodeState::Done(outputs) = state {
                 let def = self.plan.def(i as u32);
@@ -286,6 +338,11 @@ impl Execution {
         }
         (results, false)
     }
+}
+
+/// What is said of an execution whose time is over.
+pub(crate) fn deadline_passed(deadline: Timestamp) -> String {
+    format!("the execution's deadline {deadline} has passed")
 }
 
 /// An output by name, or by JSON pointer into all outputs.

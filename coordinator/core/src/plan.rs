@@ -5,12 +5,16 @@ use std::collections::{BTreeSet, HashMap};
 
 use haltline_types::{
     catalog::NodeType,
-    definition::{Definition, InputRef, NodeDef},
+    definition::{Definition, InputRef, NodeDef, NodeRef, OnError},
     ids::check_id,
-    limits::{ATTEMPTS_MAX, EXECUTION_MS_MAX, NODE_TIMEOUT_MS_DEFAULT, NODE_TIMEOUT_MS_MAX, NODES_MAX, RETRY_DELAY_MS_MAX, TEXT_BYTES_MAX},
+    json,
+    limits::{
+        ATTEMPTS_MAX, EXECUTION_MS_MAX, NODE_TIMEOUT_MS_DEFAULT, NODE_TIMEOUT_MS_MAX, NODES_MAX, OUTPUT_BYTES_MAX, RETRY_DELAY_MS_MAX,
+        TEXT_BYTES_MAX,
+    },
 };
 
-use crate::segments;
+use crate::{outputs::look_up_output, segments};
 
 /// Something wrong with a definition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -186,6 +190,12 @@ impl Check {
                 self.add(at("retry.factor"), Some(n), "factor must be 1 to 10".into());
             }
         }
+        if let OnError::Use(outputs) = &n.on_error
+            && json::size(outputs) > OUTPUT_BYTES_MAX
+        {
+            let message = format!("on_error.use has {} bytes, more than the {OUTPUT_BYTES_MAX} a node may give", json::size(outputs));
+            self.add(at("on_error.use"), Some(n), message);
+        }
     }
 
     fn edges(&mut self, d: &Definition, by_id: &HashMap<String, u32>) -> Vec<PlanNode> {
@@ -199,6 +209,7 @@ impl Check {
                     InputRef::Node(r) => match by_id.get(&r.node) {
                         Some(dep) => {
                             deps.insert(*dep);
+                            self.stand_in(*dep, &d.nodes[*dep as usize], n, r);
                         }
                         None => self.add(field, Some(n), format!("input `{name}` refers to node `{}`, which does not exist", r.node)),
                     },
@@ -221,6 +232,17 @@ impl Check {
             nodes[i].deps = deps.into_iter().collect();
         }
         nodes
+    }
+
+    /// What stands for a node's outputs must have the one that `n` needs: found now, not on the day on
+    /// which the node fails.
+    fn stand_in(&mut self, dep: u32, failing: &NodeDef, n: &NodeDef, needed: &NodeRef) {
+        if let OnError::Use(outputs) = &failing.on_error
+            && look_up_output(outputs, &needed.output).is_none()
+        {
+            let message = format!("on_error.use has no `{}`, which node `{}` needs", needed.output, n.id);
+            self.add(format!("nodes[{dep}].on_error.use"), Some(failing), message);
+        }
     }
 
     /// Kahn's algorithm: what cannot be ordered is on, or behind, a cycle; a cycle is then walked.

@@ -14,7 +14,12 @@ use haltline_types::{
 };
 use serde_json::{Map, Value};
 
-use crate::{engine::LogMessage, outputs::look_up_output};
+use crate::{
+    effects::{Effects, Intent},
+    engine::LogMessage,
+    execution::DEADLINE_EXCEEDED,
+    outputs::{deadline_passed, look_up_output},
+};
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,8 +70,15 @@ pub enum NodeOutcome {
     },
     /// The flag refused its side effect.
     Halted(Flag),
-    /// It stopped because the execution was cancelled.
+    /// It stopped because the execution was cancelled, or its deadline passed.
     Cancelled,
+    /// Whether its side effect happened cannot be told.
+    Unknown {
+        /// Stable kind of what went wrong.
+        error_type: String,
+        /// One sentence: why it cannot be told.
+        message: String,
+    },
 }
 
 /// What is particular to one delivery of a task.
@@ -100,8 +112,13 @@ pub struct TaskRun {
     /// index of its node.
     ids: HashMap<String, usize>,
     outputs: HashMap<String, Map<String, Value>>,
+    /// Side effects of the node that is next.
+    effects: Effects,
+    /// The `node_started` that the last step gave out: of a node that is handed back it is not published.
+    announced: Option<String>,
     finished: bool,
-    cancelled: Option<(String, String)>,
+    /// The command that stopped the execution: a cancel or a time-out.
+    stopped: Option<Command>,
     /// The log says that the execution was halted, whatever the flag says by now.
     halted: Option<Flag>,
 }
@@ -125,8 +142,10 @@ impl TaskRun {
             attempt,
             ids: HashMap::new(),
             outputs: HashMap::new(),
+            effects: Effects::default(),
+            announced: None,
             finished: false,
-            cancelled: None,
+            stopped: None,
             halted: None,
         }
     }
@@ -176,6 +195,10 @@ impl TaskRun {
     }
 
     fn learn_event(&mut self, i: usize, event: &Event) {
+        // Of the task before this one, which an operator had repeated.
+        if i == 0 && event.attempt.is_some_and(|attempt| attempt < self.task.attempt) {
+            return;
+        }
         self.ids.insert(event.id.clone(), i);
         match event.kind {
             EventType::NodeCompleted => {
@@ -185,9 +208,11 @@ impl TaskRun {
                 if self.at == i {
                     self.at += 1;
                     self.attempt = 1;
+                    self.effects.clear();
                 }
             }
             EventType::NodeFailed | EventType::NodeRefused | EventType::NodeUnknown => self.finished = true,
+            EventType::EffectIntended | EventType::EffectSettled if self.at == i => self.effects.take_in(event),
             EventType::NodeRetrying if self.at == i => {
                 self.attempt = self.attempt.max(event.attempt.unwrap_or(0) + 1);
             }
@@ -220,7 +245,9 @@ impl TaskRun {
 
     /// The execution was cancelled: no further node starts.
     pub fn cancel(&mut self, by: &str, reason: &str) {
-        self.cancelled.get_or_insert_with(|| (by.to_owned(), reason.to_owned()));
+        let id = &self.task.correlation.execution_id;
+        let command = || Command { by: by.to_owned(), reason: reason.to_owned(), ..Command::new(CommandType::Cancel, id, Timestamp(0)) };
+        self.stopped.get_or_insert_with(command);
     }
 
     /// The execution was halted: no further node starts, also if the flag was lowered since.
@@ -228,18 +255,49 @@ impl TaskRun {
         self.halted.get_or_insert_with(|| flag.clone());
     }
 
-    /// Takes in a command that the log has of the execution.
+    /// Takes in a command that the log has of the execution, or that was heard of.
     pub fn command(&mut self, command: &Command) {
         match command.kind {
-            CommandType::Cancel => self.cancel(&command.by, &command.reason),
+            CommandType::Cancel | CommandType::Timeout => {
+                self.stopped.get_or_insert_with(|| command.clone());
+            }
             CommandType::Halt => {
                 let unnamed = || Flag::unreadable(command.reason.clone(), 0, None);
                 self.halt(&command.halted.clone().unwrap_or_else(unnamed));
             }
             // It ended without this task.
             CommandType::Abandon => self.finished = true,
-            CommandType::Claim | CommandType::Resolve | CommandType::Timeout => {}
+            CommandType::Claim | CommandType::Resolve => {}
         }
+    }
+
+    /// An `effect_intended` of the attempt that runs; the worker gives it its number.
+    pub fn intend(&self, now: Timestamp) -> Event {
+        self.event(EventType::EffectIntended, now)
+    }
+
+    /// How many effects the attempt that runs has intended so far, on this worker or before.
+    pub fn intended(&self) -> u32 {
+        self.effects.intended(self.attempt)
+    }
+
+    /// An `effect_intended` or `effect_settled` of the node that runs was published.
+    pub fn effect(&mut self, event: &Event) {
+        self.ids.insert(event.id.clone(), self.at);
+        self.effects.take_in(event);
+    }
+
+    /// Side effects of the node that is next which happened or may have happened: someone has to be asked
+    /// before it runs again.
+    pub fn in_doubt(&self) -> Vec<Intent> {
+        self.effects.in_doubt()
+    }
+
+    /// Whether another attempt follows if this one fails in a way that is worth one.
+    pub fn has_attempts_left(&self) -> bool {
+        // A node that an operator had repeated has all its attempts again.
+        let first = if self.at == 0 { self.task.attempt } else { 1 };
+        self.attempt.saturating_sub(first) + 1 < self.node().retry.attempts
     }
 
     /// The `Nats-Msg-Id` of an event of this task.
@@ -270,6 +328,9 @@ impl TaskRun {
     /// [`TaskRun::message_id`] tells the two apart.
     pub fn hand_back(&mut self, now: Timestamp) -> Option<Event> {
         let last = self.at.checked_sub(1)?;
+        if let Some(id) = self.announced.take() {
+            self.ids.remove(&id);
+        }
         let node = self.task.nodes[last].clone();
         let mut e = Event::new(
             EventType::NodeCompleted,
@@ -300,19 +361,16 @@ impl TaskRun {
         if let Some(flag) = self.halted.clone() {
             return Next::End(vec![self.refuse_halted(now, flag, None)]);
         }
+        self.look_at(now);
         match gate {
             Gate::Halted(flag) => return Next::End(vec![self.refuse_halted(now, flag.clone(), None)]),
-            Gate::Unsure(why) if self.cancelled.is_none() => return Next::Wait(why.clone()),
+            Gate::Unsure(why) if self.stopped.is_none() => return Next::Wait(why.clone()),
             Gate::Unsure(_) | Gate::Open => {}
         }
-        if let Some((by, reason)) = self.cancelled.clone() {
-            return Next::End(vec![self.refuse_cancelled(now, by, reason)]);
+        if self.stopped.is_some() {
+            return Next::End(vec![self.refuse_stopped(now)]);
         }
         let started = self.started(now);
-        if now > self.task.deadline {
-            let message = format!("the execution's deadline {} has passed", self.task.deadline);
-            return Next::End(self.fail_unrun(started, now, "DeadlineExceeded", message));
-        }
         match self.inputs() {
             Ok(inputs) => Next::Start { started: started.map(Box::new), node: self.at, attempt: self.attempt, inputs },
             Err(message) => Next::End(self.fail_unrun(started, now, "MissingInput", message)),
@@ -330,6 +388,7 @@ impl TaskRun {
         duration_ms: f64,
         delay: impl FnOnce(&RetryPolicy, u32) -> u64,
     ) -> After {
+        self.look_at(now);
         let flag = match gate {
             Gate::Halted(flag) => Some(flag.clone()),
             Gate::Open | Gate::Unsure(_) => self.halted.clone(),
@@ -345,25 +404,26 @@ impl TaskRun {
                 self.outputs.insert(self.node().id.clone(), outputs);
                 let full = || self.outputs.values().map(json::size).sum::<usize>() > SEGMENT_BYTES_MAX;
                 // The size last: it is measured only where the segment could go on.
-                if last || flag.is_some() || !can_run_next || self.cancelled.is_some() || full() {
+                if last || flag.is_some() || !can_run_next || self.stopped.is_some() || full() {
                     return After::End(Box::new(self.result(e)));
                 }
                 self.ids.insert(e.id.clone(), self.at);
                 self.at += 1;
                 self.attempt = 1;
+                self.effects.clear();
                 After::Note(Box::new(e))
             }
             NodeOutcome::Failed { error_type, message, retryable } => {
                 let policy = self.node().retry;
-                let again = retryable && self.attempt < policy.attempts;
+                let again = retryable && self.has_attempts_left();
                 // A halt or cancel keeps the next attempt from starting: that is what ended the node.
                 if again && let Some(flag) = flag {
                     return After::End(Box::new(self.refuse_halted(now, flag, Some(duration_ms))));
                 }
-                if again && let Some((by, reason)) = self.cancelled.clone() {
-                    return After::End(Box::new(self.refuse_cancelled(now, by, reason)));
+                if again && self.stopped.is_some() {
+                    return After::End(Box::new(self.refuse_stopped(now)));
                 }
-                let mut e = self.event(if again { EventType::NodeRetrying } else { EventType::NodeFailed }, now);
+                let mut e = self.event(if again { EventType::NodeRetrying } else { self.failure() }, now);
                 e.duration_ms = Some(duration_ms);
                 e.error = Some(cut(message));
                 e.error_type = Some(error_type);
@@ -378,11 +438,29 @@ impl TaskRun {
                 After::Retry(Box::new(e), wait)
             }
             NodeOutcome::Halted(flag) => After::End(Box::new(self.refuse_halted(now, flag, Some(duration_ms)))),
-            NodeOutcome::Cancelled => {
-                let (by, reason) = self.cancelled.clone().unwrap_or_default();
-                After::End(Box::new(self.refuse_cancelled(now, by, reason)))
+            NodeOutcome::Cancelled => After::End(Box::new(self.refuse_stopped(now))),
+            NodeOutcome::Unknown { error_type, message } => {
+                let mut e = self.event(EventType::NodeUnknown, now);
+                e.duration_ms = Some(duration_ms);
+                e.error = Some(cut(message));
+                e.error_type = Some(error_type);
+                e.halted = flag;
+                After::End(Box::new(self.result(e)))
             }
         }
+    }
+
+    /// Whether the deadline has passed, by this worker's own clock.
+    fn look_at(&mut self, now: Timestamp) {
+        if now > self.task.deadline {
+            let id = &self.task.correlation.execution_id;
+            self.stopped.get_or_insert_with(|| Command::new(CommandType::Timeout, id, now));
+        }
+    }
+
+    /// A node does not end as failed while nobody knows whether its side effect happened.
+    fn failure(&self) -> EventType {
+        if self.effects.unsettled().is_empty() { EventType::NodeFailed } else { EventType::NodeUnknown }
     }
 
     fn node(&self) -> &TaskNode {
@@ -394,6 +472,8 @@ impl TaskRun {
         let id = match kind {
             EventType::NodeStarted => event_id::node_started(execution, &node.id, self.attempt),
             EventType::NodeRetrying => event_id::node_retrying(execution, &node.id, self.attempt),
+            EventType::NodeUnknown => event_id::node_unknown(execution, &node.id, self.attempt),
+            EventType::EffectIntended => event_id::effect_intended(execution, &node.id, self.attempt, self.intended() + 1),
             _ => event_id::node_result(execution, &node.id),
         };
         let mut e = Event::new(kind, id, &self.task.correlation, now);
@@ -409,13 +489,18 @@ impl TaskRun {
     fn started(&mut self, now: Timestamp) -> Option<Event> {
         let mut e = self.event(EventType::NodeStarted, now);
         e.traceparent = Some(self.task.traceparent.clone());
-        self.ids.insert(e.id.clone(), self.at).is_none().then_some(e)
+        let new = self.ids.insert(e.id.clone(), self.at).is_none();
+        self.announced = new.then(|| e.id.clone());
+        new.then_some(e)
     }
 
     /// Makes `e` the result that ends the task.
     fn result(&mut self, mut e: Event) -> Event {
         self.ids.insert(e.id.clone(), self.at);
         self.finished = true;
+        if e.kind != EventType::NodeCompleted {
+            e.unsettled = self.effects.unsettled();
+        }
         // What an earlier walk did with a later node is counted by the task that goes on with it.
         e.task_events = Some(self.ids.values().filter(|node| **node <= self.at).count() as u32);
         e.segment = self.task.nodes[..self.at]
@@ -436,17 +521,25 @@ impl TaskRun {
         self.result(e)
     }
 
-    fn refuse_cancelled(&mut self, now: Timestamp, by: String, reason: String) -> Event {
+    fn refuse_stopped(&mut self, now: Timestamp) -> Event {
         let mut e = self.event(EventType::NodeRefused, now);
-        e.error_type = Some("Cancelled".into());
-        e.reason = Some(reason);
-        e.by = Some(by);
+        match &self.stopped {
+            Some(c) if c.kind == CommandType::Timeout => {
+                e.error_type = Some(DEADLINE_EXCEEDED.into());
+                e.reason = Some(deadline_passed(self.task.deadline));
+            }
+            stopped => {
+                e.error_type = Some("Cancelled".into());
+                e.reason = Some(stopped.as_ref().map(|c| c.reason.clone()).unwrap_or_default());
+                e.by = Some(stopped.as_ref().map(|c| c.by.clone()).unwrap_or_default());
+            }
+        }
         self.result(e)
     }
 
     /// A node that cannot run counts as started and failed, so that its history reads like any other.
     fn fail_unrun(&mut self, started: Option<Event>, now: Timestamp, error_type: &str, message: String) -> Vec<Event> {
-        let mut e = self.event(EventType::NodeFailed, now);
+        let mut e = self.event(self.failure(), now);
         e.duration_ms = Some(0.0);
         e.error_type = Some(error_type.into());
         e.error = Some(message);

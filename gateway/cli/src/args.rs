@@ -12,8 +12,8 @@ const AFTER: &str = "\
 `gateway` as services against your own nats-server.
 
 Exit codes:
-  0  done; of `run`: every node completed
-  1  failed; of `run`: a node failed, or it was cancelled
+  0  done; of `run`: completed, also with errors that `on_error` admits
+  1  failed; of `run`: a node failed, it was cancelled, or its time was over
   2  invalid input: flags, settings, a definition
   3  halted: the control flag refuses
   4  unknown workflow or execution

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use haltline_client::{Client, Outcome};
+use haltline_client::{Client, Outcome, Status};
 use haltline_common::{
     tail::{self, Item, Start, Tail},
     types::{
@@ -37,6 +37,7 @@ pub async fn follow(client: &Client, definition: &Definition, id: &str, limit: D
             heartbeat: Duration::from_secs(5),
             buffer: 1024,
             reader: "follow".into(),
+            headers_only: false,
         },
     );
     let mut view = View::new(definition, json);
@@ -134,6 +135,9 @@ fn word(kind: EventType) -> &'static str {
         EventType::NodeFailed => "failed",
         EventType::NodeRetrying => "retrying",
         EventType::NodeRefused => "refused",
+        EventType::NodeSkipped => "skipped",
+        EventType::NodeUnknown => "unknown",
+        EventType::EffectIntended | EventType::EffectSettled => "acting",
         other => other.as_str(),
     }
 }
@@ -141,6 +145,9 @@ fn word(kind: EventType) -> &'static str {
 /// What else matters about an event, after its name.
 pub fn details(event: &Event) -> String {
     let mut out = String::new();
+    if event.status.as_deref() == Some(Status::CompletedWithErrors.as_str()) {
+        out.push_str(" with errors");
+    }
     if let Some(attempt) = event.attempt.filter(|n| *n > 1) {
         out.push_str(&format!(" attempt {attempt}"));
     }

@@ -59,6 +59,8 @@ pub fn log_filter(settings: &Settings, global: &Global, command: &Command) -> St
         (false, true) => format!("{},async_nats=warn", settings.log.filter),
         // These end and restart servers on purpose.
         (false, false) if matches!(command, Command::Demo(_) | Command::Bench(_)) => "error".into(),
+        // Its connections are cut on purpose.
+        (false, false) if matches!(command, Command::Torture(_)) => "warn,async_nats=off,haltline_common=error".into(),
         (false, false) => "warn,async_nats=error".into(),
     }
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use haltline_common::{js, tail::Start, types::Names};
 
-use crate::{ApiError, Client, Record, scan, unavailable};
+use crate::{ApiError, Client, Record, Status, scan, unavailable};
 
 /// Executions listed at most: what one answer can carry.
 pub const EXECUTIONS_MAX: usize = 1000;
@@ -26,6 +26,15 @@ impl Client {
     pub async fn executions(&self, limit: usize) -> Result<Vec<Record>, ApiError> {
         let limit = limit.min(EXECUTIONS_MAX);
         self.recent(limit, limit, |_| true).await
+    }
+
+    /// The same of those with one of these statuses.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn executions_with(&self, limit: usize, statuses: &[Status]) -> Result<Vec<Record>, ApiError> {
+        let limit = limit.min(EXECUTIONS_MAX);
+        self.recent(limit, limit, |r| statuses.contains(&r.status)).await
     }
 
     /// The most recently started execution of a workflow, if there is one among the recent ones.

@@ -122,6 +122,9 @@ fn running(execution_id: String, status: crate::Status) -> Outcome {
         outputs_omitted: false,
         error: None,
         error_type: None,
+        nodes_failed: 0,
+        errors: Vec::new(),
         reason: None,
+        unknown_nodes: Vec::new(),
     }
 }

@@ -102,7 +102,9 @@ async function load() {
   changed();
 }
 
-const ENDED = new Set(["completed", "failed", "halted", "cancelled"]);
+// A status that this page does not know is an end: nothing is offered that could not work.
+const ended = (status) => !["running", "waiting", "unknown"].includes(status);
+const label = (status) => String(status ?? "").replaceAll("_", " ");
 
 function event(e, cursor) {
   seq = cursor;
@@ -124,16 +126,16 @@ function apply(e) {
     run.started_at = e.timestamp;
     run.node_count = e.node_count;
   } else if (kind.startsWith("execution_")) {
-    run.status = kind.slice("execution_".length);
+    run.status = e.status ?? kind.slice("execution_".length);
     run.duration_ms = e.duration_ms;
-    run.error = e.error ?? e.reason;
+    run.error = [e.error ?? e.reason, ...(e.errors ?? []).map((f) => `${f.node_id}: ${f.error} (${f.on_error})`)].filter(Boolean).join("; ");
   } else if (kind.startsWith("node_")) {
     applyNode(run, e);
   }
 }
 
 function applyNode(run, e) {
-  const status = { node_started: "running", node_retrying: "retrying", node_completed: "completed", node_failed: "failed", node_refused: "refused" }[e.type];
+  const status = { node_started: "running", node_retrying: "retrying", node_completed: "completed", node_failed: "failed", node_refused: "refused", node_skipped: "skipped", node_unknown: "unknown" }[e.type];
   if (!status) return;
   if (!run.nodes.has(e.node_id) && run.nodes.size >= NODES_MAX) return;
   const node = run.nodes.get(e.node_id) ?? {};
@@ -162,7 +164,9 @@ function cell(value, cls) {
   return td;
 }
 
-const tone = (status) => ({ completed: "good", failed: "bad", halted: "bad", refused: "bad", cancelled: "warn", retrying: "warn" }[status] ?? "");
+const tone = (status) => ({
+  running: "", completed: "good", failed: "bad", halted: "bad", refused: "bad", timed_out: "bad", unknown: "bad",
+}[status] ?? "warn");
 
 function draw() {
   $("pos").textContent = seq === null ? "" : `as of ${seq}`;
@@ -173,9 +177,9 @@ function draw() {
     open.onclick = () => select(r.execution_id);
     const first = document.createElement("td");
     first.append(open);
-    const done = Math.max(r.done ?? 0, ENDED.has(r.status) ? (r.nodes_completed ?? 0) : 0);
+    const done = Math.max(r.done ?? 0, ended(r.status) ? (r.nodes_completed ?? 0) : 0);
     const started = r.started_at ? new Date(r.started_at).toLocaleTimeString() : "";
-    tr.append(first, cell(r.status, tone(r.status)), cell(`${done}/${r.node_count ?? "?"}`), cell(started),
+    tr.append(first, cell(label(r.status), tone(r.status)), cell(`${done}/${r.node_count ?? "?"}`), cell(started),
       cell(r.duration_ms?.toFixed(1)), cell(r.workflow_id), cell(r.bot_id));
     return tr;
   });
@@ -188,12 +192,12 @@ function drawDetail() {
   const run = selected && runs.get(selected);
   $("detail").hidden = !run;
   if (!run) return;
-  $("detail-title").textContent = `${run.execution_id}: ${run.status}`;
+  $("detail-title").textContent = `${run.execution_id}: ${label(run.status)}`;
   $("detail-error").textContent = [run.error ?? run.reason, run.truncated].filter(Boolean).join(" ");
-  $("cancel-form").hidden = ENDED.has(run.status);
+  $("cancel-form").hidden = ended(run.status);
   $("nodes").replaceChildren(...[...run.nodes].map(([id, n]) => {
     const tr = document.createElement("tr");
-    tr.append(cell(id), cell(n.status, tone(n.status)), cell(n.attempt), cell(n.ms?.toFixed(1)), cell([n.type, n.error].filter(Boolean).join(": ")));
+    tr.append(cell(id), cell(label(n.status), tone(n.status)), cell(n.attempt), cell(n.ms?.toFixed(1)), cell([n.type, n.error].filter(Boolean).join(": ")));
     return tr;
   }));
 }
@@ -224,7 +228,7 @@ function showFlag(f) {
   $("state").textContent = f.state.toUpperCase() + (unsure && f.state !== "unknown" ? " (not certain: the gateway lost its watch)" : "");
   $("who").textContent = f.state === "unknown" ? "" : `by ${f.by || "unknown"}${f.ts ? ` at ${new Date(f.ts).toLocaleString()}` : ""}, revision ${f.rev}`;
   $("why").textContent = f.reason ? `Reason: ${f.reason}` : "";
-  const halted = f.state === "halt" || f.state === "shutdown";
+  const halted = f.state === "halt" || f.state === "shutdown" || f.state === "hold";
   $("resume-form").hidden = !halted;
   $("halt-form").hidden = halted;
   drawConfirmed();

@@ -120,7 +120,7 @@ async fn a_node_ends_at_its_timeout() -> anyhow::Result<()> {
     )?;
     late.timeout = Some(haltline_common::types::Millis(200));
     let outcome = site.run(&late, "late", json!({})).await?;
-    ensure!(outcome.status == Status::Failed && outcome.error_type.as_deref() == Some("DeadlineExceeded"), "{outcome:?}");
+    ensure!(outcome.status == Status::TimedOut && outcome.error_type.as_deref() == Some("DeadlineExceeded"), "{outcome:?}");
     site.done();
     Ok(())
 }

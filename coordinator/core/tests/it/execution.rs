@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use haltline_core::{After, Delivery, Execution, Input, Next, NodeOutcome, Output, Plan, TaskRun};
+use haltline_core::{After, Applied, Delivery, Execution, Input, Next, NodeOutcome, Output, Plan, TaskRun};
 use haltline_types::{
     Timestamp,
     control::{Flag, Gate, Level},
-    event::{Correlation, Event, EventType},
+    definition::OnError,
+    event::{Command, CommandType, Correlation, Event, EventType, Resolution},
     record::{Record, Status},
     task::{Task, TaskInput},
 };
@@ -14,8 +15,9 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::sim::{
+    fates,
     rng::Rng,
-    workload::{definition, node, types},
+    workload::{after, definition, node, stand_in, tolerant, types},
 };
 
 /// The first delivery of a task.
@@ -29,14 +31,28 @@ fn record(plan: &Plan) -> Record {
     .expect("a record")
 }
 
-/// A random graph: edges only from earlier to later nodes.
-fn graph(rng: &mut Rng, fails: bool) -> Arc<Plan> {
+/// A random graph: edges only from earlier to later nodes. `lenient`: what a failure means is random. Of some
+/// nodes, of the type `order`, nobody knows on their first attempt what they did.
+fn graph(rng: &mut Rng, fails: bool, lenient: bool) -> Arc<Plan> {
     let n = rng.range(1, 14) as usize;
     let ids: Vec<String> = (0..n).map(|i| format!("n{i}")).collect();
     let nodes = (0..n)
         .map(|i| {
             let deps: Vec<&str> = (0..i).filter(|_| rng.chance(25)).map(|d| ids[d].as_str()).collect();
-            node(&ids[i], if fails && rng.chance(15) { "fail" } else { "give" }, &deps)
+            let kind = match rng.range(0, 99) {
+                n if fails && n < if lenient { 30 } else { 15 } => "fail",
+                n if n >= 80 => "order",
+                _ => "give",
+            };
+            let made = if lenient && rng.chance(30) { after(&ids[i], kind, &deps) } else { node(&ids[i], kind, &deps) };
+            let on_error = match rng.range(0, 9) {
+                _ if !lenient => OnError::Fail,
+                0 => OnError::Fail,
+                1..=3 => OnError::Skip,
+                4..=6 => OnError::Continue,
+                _ => stand_in(),
+            };
+            tolerant(on_error, made)
         })
         .collect();
     Arc::new(Plan::compile(&definition("w", nodes), &types()).expect("valid"))
@@ -45,8 +61,10 @@ fn graph(rng: &mut Rng, fails: bool) -> Arc<Plan> {
 /// What one run of a graph showed.
 struct Seen {
     execution: Execution,
-    inputs: Vec<Event>,
+    inputs: Vec<Input>,
+    records: Vec<Record>,
     events: BTreeSet<String>,
+    log: Vec<Event>,
     tasks: Vec<Task>,
     ends: Vec<(Event, Record)>,
 }
@@ -61,9 +79,16 @@ fn work(task: Task, gate: &Gate) -> Vec<Event> {
                 events.append(&mut last);
                 return events;
             }
-            Next::Start { started, node, .. } => {
+            Next::Start { started, node, attempt, .. } => {
                 events.extend(started.map(|e| *e));
                 let outcome = match run.task().nodes[node].kind.as_str() {
+                    "order" if attempt == 1 => {
+                        let mut intent = run.intend(Timestamp(0));
+                        intent.key = Some("key".into());
+                        run.effect(&intent);
+                        events.push(intent);
+                        NodeOutcome::Unknown { error_type: "Timeout".into(), message: "no answer".into() }
+                    }
                     "fail" => NodeOutcome::Failed { error_type: "X".into(), message: "x".into(), retryable: false },
                     _ => NodeOutcome::Completed(Map::from_iter([("out".to_owned(), Value::Bool(true))])),
                 };
@@ -86,6 +111,8 @@ fn run(plan: &Arc<Plan>, rng: &mut Rng, segments: bool, halt_at: Option<usize>) 
     let mut seen = Seen {
         events: BTreeSet::from([execution.started_event().id]),
         inputs: Vec::new(),
+        records: Vec::new(),
+        log: Vec::new(),
         tasks: Vec::new(),
         ends: Vec::new(),
         execution: execution.clone(),
@@ -95,9 +122,18 @@ fn run(plan: &Arc<Plan>, rng: &mut Rng, segments: bool, halt_at: Option<usize>) 
     loop {
         for output in execution.decide(true, segments) {
             match output {
+                Output::Note(event) => {
+                    assert!(seen.events.insert(event.id.clone()), "told twice");
+                    seen.log.push(*event);
+                }
+                Output::Standing(record) => seen.records.push(*record),
                 Output::Task(task) => {
                     seen.tasks.push((*task).clone());
                     open.push(*task);
+                }
+                Output::Skipped(event) => {
+                    assert!(seen.events.insert(event.id.clone()), "told twice");
+                    seen.log.push(*event);
                 }
                 Output::End(event, record) => {
                     seen.events.insert(event.id.clone());
@@ -107,33 +143,57 @@ fn run(plan: &Arc<Plan>, rng: &mut Rng, segments: bool, halt_at: Option<usize>) 
         }
         assert_eq!(execution.decide(true, segments), Vec::new(), "deciding again decides nothing");
         if open.is_empty() {
-            break;
+            let unknown = seen.records.last().filter(|_| seen.ends.is_empty()).and_then(|r| r.unknown_nodes.first().cloned());
+            let Some(unknown) = unknown else { break };
+            let mut command = Command::new(CommandType::Resolve, "exec_w_1", Timestamp(7));
+            command.nodes = vec![unknown.node_id];
+            command.resolution = Some(*rng.pick(&[Resolution::Done, Resolution::Repeat, Resolution::Repeat, Resolution::Fail]));
+            command.outputs = Some(Map::from_iter([("out".to_owned(), Value::Bool(true))]));
+            let input = Input::Command(command);
+            assert_eq!(execution.apply(&input), Applied::Changed);
+            assert_eq!(execution.clone().apply(&input), Applied::Ignored, "it is said once");
+            seen.inputs.push(input);
+            continue;
         }
         let task = open.swap_remove(rng.range(0, open.len() as u64 - 1) as usize);
         let gate = if halt_at.is_some_and(|n| seen.inputs.len() >= n) { Gate::Halted(flag.clone()) } else { Gate::Open };
         let events = work(task, &gate);
         seen.events.extend(events.iter().map(|e| e.id.clone()));
-        let result = events.into_iter().next_back().expect("a result");
-        execution.apply(&Input::Result(Box::new(result.clone())));
+        seen.log.extend(events.iter().cloned());
+        let result = Input::Result(Box::new(events.into_iter().next_back().expect("a result")));
+        execution.apply(&result);
         seen.inputs.push(result);
     }
     seen.execution = execution;
     seen
 }
 
+/// The node that an input makes fail.
+fn failed_node(input: &Input) -> Option<&str> {
+    match input {
+        Input::Result(e) if e.kind == EventType::NodeFailed => e.node_id.as_deref(),
+        Input::Command(c) if c.resolution == Some(Resolution::Fail) => c.nodes.first().map(String::as_str),
+        Input::Result(_) | Input::Command(_) => None,
+    }
+}
+
 proptest! {
     #[test]
     fn ends_once_and_counts_its_events(seed: u64, segments: bool, fails: bool) {
         let mut rng = Rng::new(seed);
-        let plan = graph(&mut rng, fails);
+        let plan = graph(&mut rng, fails, false);
         let seen = run(&plan, &mut rng, segments, None);
         prop_assert_eq!(seen.ends.len(), 1);
         let (event, record) = &seen.ends[0];
         prop_assert_eq!(event.event_count, Some(seen.events.len() as u32));
         prop_assert_eq!(record.event_count, event.event_count);
         // Dependents of a failed node are never dispatched, and a dispatched one misses nothing.
-        let failed: BTreeSet<&str> = seen.inputs.iter().filter(|e| e.kind == EventType::NodeFailed).filter_map(|e| e.node_id.as_deref()).collect();
+        let failed: BTreeSet<&str> = seen.inputs.iter().filter_map(failed_node).collect();
         prop_assert_eq!(record.status, if failed.is_empty() { Status::Completed } else { Status::Failed });
+        prop_assert!(record.status != Status::Completed || record.unknown_nodes.is_empty());
+        // Every task has an id of its own, also those that repeat a node.
+        let ids: BTreeSet<&str> = seen.tasks.iter().map(|t| t.task_id.as_str()).collect();
+        prop_assert_eq!(ids.len(), seen.tasks.len());
         for task in &seen.tasks {
             let i = plan.find(&task.nodes[0].id).expect("known");
             prop_assert!(plan.node(i).deps.iter().all(|d| !failed.contains(plan.def(*d).id.as_str())));
@@ -142,32 +202,54 @@ proptest! {
     }
 
     #[test]
-    fn a_rebuilt_state_is_the_live_one(seed: u64, segments: bool, fails: bool) {
+    fn failures_do_what_on_error_says(seed: u64, segments: bool) {
         let mut rng = Rng::new(seed);
-        let plan = graph(&mut rng, fails);
+        let plan = graph(&mut rng, true, true);
+        let seen = run(&plan, &mut rng, segments, None);
+        prop_assert_eq!(seen.ends.len(), 1);
+        let (event, record) = &seen.ends[0];
+        prop_assert_eq!(event.event_count, Some(seen.events.len() as u32));
+        prop_assert_eq!(&event.errors, &record.errors);
+        prop_assert_eq!(event.status.as_deref(), Some(record.status.as_str()));
+        let log: Vec<&Event> = seen.log.iter().collect();
+        prop_assert_eq!(fates::check(&plan, record, &log), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_rebuilt_state_is_the_live_one(seed: u64, segments: bool, fails: bool, lenient: bool) {
+        let mut rng = Rng::new(seed);
+        let plan = graph(&mut rng, fails, lenient);
         let seen = run(&plan, &mut rng, segments, None);
         let mut again = Execution::accept(record(&plan), plan.clone());
         again.decide(true, segments);
         for input in &seen.inputs {
-            again.apply(&Input::Result(Box::new(input.clone())));
+            again.apply(input);
             again.decide(true, segments);
         }
         prop_assert_eq!(&again, &seen.execution);
         // What comes after the end changes nothing.
         for input in &seen.inputs {
-            again.apply(&Input::Result(Box::new(input.clone())));
+            again.apply(input);
         }
         prop_assert_eq!(&again, &seen.execution);
     }
 
     #[test]
-    fn a_halt_ends_as_halted(seed: u64, segments: bool, at in 0usize..6) {
+    fn a_halt_ends_as_halted(seed: u64, segments: bool, lenient: bool, at in 0usize..6) {
         let mut rng = Rng::new(seed);
-        let plan = graph(&mut rng, false);
+        let plan = graph(&mut rng, lenient, lenient);
         let seen = run(&plan, &mut rng, segments, Some(at));
         prop_assert_eq!(seen.ends.len(), 1);
-        let halted = seen.inputs.iter().any(|e| e.halted.is_some());
-        prop_assert_eq!(seen.ends[0].1.status, if halted { Status::Halted } else { Status::Completed });
+        let halted = seen.inputs.iter().any(|i| matches!(i, Input::Result(e) if e.halted.is_some()));
+        let failed = seen.inputs.iter().any(|i| failed_node(i).is_some());
+        let status = seen.ends[0].1.status;
+        // A halt is no failure: `on_error` does not apply. A failure before it stands.
+        let expected = if halted {
+            status == Status::Halted || (failed && status == Status::Failed)
+        } else {
+            status == Status::Completed || (failed && status != Status::Halted)
+        };
+        prop_assert!(expected, "{:?}", status);
         prop_assert_eq!(seen.ends[0].0.event_count, Some(seen.events.len() as u32));
     }
 }
@@ -209,4 +291,89 @@ fn a_missing_output_is_missing() {
     assert!(matches!(&task.nodes[0].inputs["a"], TaskInput::Missing(why) if why.contains('a')));
     let end = work(*task, &Gate::Open);
     assert_eq!(end.last().and_then(|e| e.error_type.as_deref()), Some("MissingInput"));
+}
+
+fn lenient(on_error: OnError) -> Execution {
+    let nodes = vec![tolerant(on_error, node("a", "fail", &[])), node("b", "give", &["a"]), after("c", "give", &["b"])];
+    let plan = Arc::new(Plan::compile(&definition("w", nodes), &types()).expect("valid"));
+    Execution::accept(record(&plan), plan)
+}
+
+/// The first task of an execution, and its end when its worker's clock says `now`.
+fn first_end(execution: &mut Execution, now: i64) -> Event {
+    let Some(Output::Task(task)) = execution.decide(true, true).pop() else { panic!("a task") };
+    let mut run = TaskRun::new(*task, "w", FIRST);
+    match run.next(&Gate::Open, Timestamp(now)) {
+        Next::End(mut events) => events.pop().expect("a result"),
+        Next::Start { .. } => {
+            let failed = NodeOutcome::Failed { error_type: "X".into(), message: "é".repeat(300), retryable: false };
+            let After::End(e) = run.after(failed, &Gate::Open, true, Timestamp(now), 1.0, |_, _| 0) else { panic!("an end") };
+            *e
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_segment_goes_on_behind_a_failure() {
+    let mut execution = lenient(stand_in());
+    let event = first_end(&mut execution, 0);
+    execution.apply(&Input::Result(Box::new(event)));
+    let out = execution.decide(true, true);
+    let [Output::Task(task)] = &out[..] else { panic!("{out:?}") };
+    // The worker may have begun with it, if two walked through the task: it is to read the log.
+    assert!(task.recovered && task.nodes.len() == 2, "{task:?}");
+    assert_eq!(task.nodes[0].inputs["a"], TaskInput::Value(json!("stand-in")));
+    let mut execution = lenient(OnError::Continue);
+    let event = first_end(&mut execution, 0);
+    execution.apply(&Input::Result(Box::new(event)));
+    let Some(Output::Task(task)) = execution.decide(true, true).pop() else { panic!("a task") };
+    assert!(matches!(&task.nodes[0].inputs["a"], TaskInput::Missing(why) if why.contains("node `a` failed")), "{task:?}");
+}
+
+#[test]
+fn skipped_nodes_name_the_failed_one_and_long_errors_are_cut() {
+    let mut execution = lenient(OnError::Skip);
+    let event = first_end(&mut execution, 0);
+    execution.apply(&Input::Result(Box::new(event)));
+    let out = execution.decide(true, true);
+    let [Output::Skipped(b), Output::Skipped(c), Output::End(end, record)] = &out[..] else { panic!("{out:?}") };
+    assert_eq!((b.id.as_str(), c.id.as_str()), ("exec_w_1/b/skipped", "exec_w_1/c/skipped"));
+    assert!([b, c].iter().all(|e| e.reason.as_deref().is_some_and(|r| r.contains("`a`"))));
+    assert_eq!((record.status, record.nodes_failed, record.nodes_skipped), (Status::CompletedWithErrors, 1, 2));
+    assert!(record.errors[0].error.len() < 300 && record.errors[0].error.ends_with('…'), "{record:?}");
+    assert_eq!((end.event_count, end.kind), (Some(6), EventType::ExecutionCompleted));
+}
+
+#[test]
+fn a_refusal_is_no_failure() {
+    // Long after its deadline: the default is 30 days.
+    for on_error in [OnError::Skip, OnError::Continue, stand_in()] {
+        let mut execution = lenient(on_error);
+        let event = first_end(&mut execution, i64::MAX / 2);
+        assert_eq!((event.kind, event.error_type.as_deref()), (EventType::NodeRefused, Some("DeadlineExceeded")));
+        execution.apply(&Input::Result(Box::new(event)));
+        let out = execution.decide(true, true);
+        let [Output::End(end, record)] = &out[..] else { panic!("{out:?}") };
+        assert_eq!((end.kind, record.status), (EventType::ExecutionTimedOut, Status::TimedOut));
+        assert!(record.error.as_deref().is_some_and(|e| e.contains("deadline")) && record.errors.is_empty(), "{record:?}");
+    }
+}
+
+#[test]
+fn a_time_out_stops_what_waits_and_its_workers_say_so() {
+    let mut execution = lenient(OnError::Fail);
+    let Some(Output::Task(task)) = execution.decide(true, true).pop() else { panic!("a task") };
+    let mut run = TaskRun::new(*task, "w", FIRST);
+    assert!(matches!(run.next(&Gate::Open, Timestamp(0)), Next::Start { .. }));
+    let command = Command::new(CommandType::Timeout, "exec_w_1", execution.deadline());
+    execution.apply(&Input::Command(command.clone()));
+    assert_eq!(execution.decide(true, true), Vec::new(), "the node runs");
+    // The first reason stands: a cancel that comes later changes nothing.
+    run.command(&command);
+    run.cancel("somebody", "late");
+    let After::End(event) = run.after(NodeOutcome::Cancelled, &Gate::Open, true, Timestamp(0), 1.0, |_, _| 0) else { panic!("an end") };
+    execution.apply(&Input::Result(event));
+    let out = execution.decide(true, true);
+    assert!(matches!(&out[..], [Output::End(_, r)] if r.status == Status::TimedOut), "{out:?}");
 }

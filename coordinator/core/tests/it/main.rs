@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod execution;
+mod golden;
 mod model;
 mod plan;
 mod sim;

@@ -3,9 +3,12 @@
 use std::time::{Duration, Instant};
 
 use haltline_core::{Plan, Problem};
-use haltline_types::{definition::NodeDef, limits::NODES_MAX};
+use haltline_types::{
+    definition::{NodeDef, OnError},
+    limits::{NODES_MAX, OUTPUT_BYTES_MAX},
+};
 
-use crate::sim::workload::{definition, node, types};
+use crate::sim::workload::{definition, node, stand_in, tolerant, types};
 
 fn compile(nodes: Vec<NodeDef>) -> Result<Plan, Vec<Problem>> {
     Plan::compile(&definition("w", nodes), &types())
@@ -39,6 +42,17 @@ fn problems_name_node_and_field() {
     let p = problem(vec![node("a", "give", &["a"])]);
     assert!(p.message.contains("itself"));
     assert_eq!(problem(Vec::new()).field, "nodes");
+}
+
+#[test]
+fn a_stand_in_has_what_is_needed() {
+    let p = problem(vec![tolerant(OnError::Use(serde_json::Map::new()), node("a", "give", &[])), node("b", "give", &["a"])]);
+    assert_eq!((p.field.as_str(), p.node.as_deref()), ("nodes[0].on_error.use", Some("a")));
+    assert!(p.message.contains("`out`") && p.message.contains("`b`"), "{p}");
+    let large = OnError::Use(serde_json::Map::from_iter([("out".to_owned(), "x".repeat(OUTPUT_BYTES_MAX).into())]));
+    let p = problem(vec![tolerant(large, node("a", "give", &[])), node("b", "give", &["a"])]);
+    assert_eq!(p.field, "nodes[0].on_error.use");
+    assert!(compile(vec![tolerant(stand_in(), node("a", "give", &[])), node("b", "give", &["a"])]).is_ok());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The subcommands, one file each: its flags as `Args`, and `run`, which gives the exit code.
 
+mod backup;
 mod bench;
 mod coordinator;
 mod demo;
@@ -10,11 +11,13 @@ mod executions;
 mod gateway;
 mod halt;
 mod market;
+mod replay;
 mod resume;
 mod run;
 mod schema;
 mod status;
 mod submit;
+mod torture;
 mod worker;
 mod workflows;
 
@@ -46,12 +49,16 @@ pub enum Command {
     Resume(resume::Args),
     Status(status::Args),
     Doctor(doctor::Args),
+    Replay(replay::Args),
+    Backup(backup::Args),
+    Restore(backup::restore::Args),
     Ensure(ensure::Args),
     Coordinator(coordinator::Args),
     Worker(worker::Args),
     Gateway(gateway::Args),
     Market(market::Args),
     Bench(bench::Args),
+    Torture(torture::Args),
     Schema(schema::Args),
 }
 
@@ -81,6 +88,7 @@ impl Command {
             Self::Dev(args) => dev::run(args, context).await,
             Self::Demo(args) => demo::run(args, context).await,
             Self::Bench(args) => bench::run(args, context).await,
+            Self::Torture(args) => torture::run(args, context).await,
             Self::Run(args) => run::run(args, context).await,
             Self::Submit(args) => submit::run(args, context).await,
             Self::Executions(args) => executions::run(args, context).await,
@@ -89,6 +97,9 @@ impl Command {
             Self::Resume(args) => resume::run(args, context).await,
             Self::Status(args) => status::run(args, context).await,
             Self::Doctor(args) => doctor::run(args, context).await,
+            Self::Replay(args) => replay::run(args, &context),
+            Self::Backup(args) => backup::run(args, context).await,
+            Self::Restore(args) => backup::restore::run(args, context).await,
             Self::Ensure(args) => ensure::run(args, context).await,
             Self::Coordinator(args) => coordinator::run(args, context).await,
             Self::Worker(args) => worker::run(args, context).await,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use haltline_client::{Outcome, Status, Submit};
 use haltline_common::types::{Millis, error::Code, limits::EXECUTION_MS_MAX};
 
-use super::{Context, submit::drawn_key};
+use super::{Context, executions::failed_nodes, submit::drawn_key};
 use crate::{follow, output, read};
 
 /// Store a workflow, run it and wait for its end
@@ -82,13 +82,21 @@ fn show(outcome: &Outcome, json: bool) {
     if let Some(reason) = &outcome.reason {
         output::line(format_args!("  {reason}"));
     }
+    for line in failed_nodes(&outcome.errors, outcome.nodes_failed) {
+        output::line(format_args!("  {line}"));
+    }
     for (node, value) in &outcome.outputs {
         output::line(format_args!("  {node}: {value}"));
     }
     if outcome.outputs_omitted {
         output::line(format_args!("  outputs are too large to list: haltline executions history {} --json", outcome.execution_id));
     }
-    if outcome.status == Status::Running {
-        output::line(format_args!("  still running: haltline executions show {}", outcome.execution_id));
+    for node in &outcome.unknown_nodes {
+        output::line(format_args!("  {}: nobody knows whether its side effect happened ({})", node.node_id, node.error));
+    }
+    if outcome.status == Status::Unknown {
+        output::line(format_args!("  it waits for you: haltline executions show {}", outcome.execution_id));
+    } else if !outcome.status.is_terminal() {
+        output::line(format_args!("  not ended yet: haltline executions show {}", outcome.execution_id));
     }
 }

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use haltline_core::LogMessage;
 use haltline_types::{
+    Timestamp,
+    definition::OnError,
     event::{Claims, Event, EventType, event_id},
     record::{Record, Status},
 };
 
-use super::{workload, world::World};
+use super::{fates, workload, world::World};
 
 /// An event with its position and the time it was stored.
 struct Stored<'w> {
@@ -112,6 +114,12 @@ fn execution(w: &World, record: &Record, events: &[Stored]) -> Vec<String> {
     }
     order(record, &first, &mut found);
     results(record, &first, &mut found);
+    let plan = workload::plan_of(&record.correlation.workflow_id).expect("known");
+    let until_end: Vec<&Event> = first.iter().filter(|s| s.position <= end.position).map(|s| s.event).collect();
+    found.extend(fates::check(&plan, record, &until_end));
+    if record.status == Status::TimedOut && record.finished_at.is_none_or(|at| at <= deadline(record)) {
+        found.push(format!("timed out at {:?}, before its deadline", record.finished_at));
+    }
     market(w, record, end.at, overlapped, &mut found);
     found
 }
@@ -136,7 +144,9 @@ fn order(record: &Record, first: &[&Stored], found: &mut Vec<String>) {
             found.push(format!("node {node} has a result before it started"));
         }
         for dep in plan.node(i).deps.iter().map(|d| &plan.def(*d).id) {
-            let done = position(dep, &[EventType::NodeCompleted]);
+            let lets_on = plan.find(dep).is_some_and(|d| matches!(plan.def(d).on_error, OnError::Continue | OnError::Use(_)));
+            let kinds = if lets_on { &[EventType::NodeCompleted, EventType::NodeFailed][..] } else { &[EventType::NodeCompleted] };
+            let done = position(dep, kinds);
             if let Some(started) = started
                 && done.is_none_or(|d| d > started)
             {
@@ -144,6 +154,12 @@ fn order(record: &Record, first: &[&Stored], found: &mut Vec<String>) {
             }
         }
     }
+}
+
+fn deadline(record: &Record) -> Timestamp {
+    let plan = workload::plan_of(&record.correlation.workflow_id).expect("known");
+    let limit = plan.definition().timeout.map_or(i64::MAX / 2, |t| t.0 as i64);
+    Timestamp(record.started_at.0 + limit)
 }
 
 /// The record's results are those of the log.
@@ -168,6 +184,11 @@ fn market(w: &World, record: &Record, ended_at: u64, overlapped: bool, found: &m
         let count: u32 = fills.iter().map(|(_, f)| f.fills).sum();
         if count > 1 || (count == 0 && record.results.contains_key(&node.id)) {
             found.push(format!("order {} filled {count} times", node.id));
+        }
+        // Whoever goes on with it asks first: the market need not know repeats.
+        let arrivals: u32 = fills.iter().map(|(_, f)| f.arrivals).sum();
+        if !overlapped && arrivals > 1 {
+            found.push(format!("order {} arrived {arrivals} times", node.id));
         }
         // Only a process that was frozen or cut off may come too late.
         if !overlapped && fills.iter().any(|(_, f)| f.filled_at > ended_at) {

@@ -34,9 +34,9 @@ impl Client {
     pub fn new(key: String, workflow: String, cancels: bool) -> Self {
         Self { key, workflow, cancels, ..Self::default() }
     }
-    /// A cancel was asked for and not answered yet.
+    /// It is about to ask for a cancel, or was not answered yet.
     pub fn asks(&self) -> bool {
-        self.cancels && self.cancel_request.is_some()
+        self.cancels && self.execution.is_some()
     }
     /// A new life knows the key and nothing else.
     pub fn begin_again(&mut self) {

@@ -3,10 +3,11 @@
 use super::{Pid, rng::Rng};
 
 /// Every named fault point.
-pub const POINTS: [&str; 19] = [
+pub const POINTS: [&str; 22] = [
     "coordinator.create",
     "coordinator.started",
     "coordinator.task",
+    "coordinator.skipped",
     "coordinator.ended",
     "coordinator.final",
     "coordinator.reply",
@@ -15,8 +16,10 @@ pub const POINTS: [&str; 19] = [
     "coordinator.command",
     "worker.started",
     "worker.claim",
+    "worker.intended",
     "worker.effect",
     "worker.effect_done",
+    "worker.settled",
     "worker.note",
     "worker.result",
     "worker.retrying",
@@ -88,10 +91,12 @@ pub enum Bug {
     SweepOnce,
     /// Every attempt has its own idempotency key.
     KeyPerDelivery,
+    /// What may have happened is repeated without asking.
+    BlindRepeat,
 }
 
 /// All of them.
-pub const BUGS: [Bug; 13] = [
+pub const BUGS: [Bug; 14] = [
     Bug::EarlyAck,
     Bug::NoTasksOnLoad,
     Bug::IdPerDelivery,
@@ -104,6 +109,7 @@ pub const BUGS: [Bug; 13] = [
     Bug::SharedMessageId,
     Bug::SweepOnce,
     Bug::KeyPerDelivery,
+    Bug::BlindRepeat,
     Bug::NoClaim,
 ];
 
@@ -141,8 +147,19 @@ impl Plan {
         Self {
             faults,
             cancels: point == "coordinator.command" || rng.chance(15),
-            halt: halt
-                .filter(|_| !matches!(point, "worker.effect" | "worker.effect_done" | "worker.retrying" | "worker.note" | "worker.claim")),
+            halt: halt.filter(|_| {
+                !matches!(
+                    point,
+                    "worker.intended"
+                        | "worker.effect"
+                        | "worker.effect_done"
+                        | "worker.settled"
+                        | "worker.retrying"
+                        | "worker.note"
+                        | "worker.claim"
+                        | "coordinator.skipped"
+                )
+            }),
             rivals: rng.chance(20),
             ..Self::calm()
         }

@@ -5,6 +5,7 @@ pub mod broker;
 pub mod check;
 pub mod client;
 pub mod coordinator;
+pub mod fates;
 pub mod faults;
 pub mod market;
 pub mod net;

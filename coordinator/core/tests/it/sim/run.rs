@@ -66,7 +66,12 @@ impl World {
             self.processes.push(Process::default());
             if pid >= CLIENTS {
                 // The first has the segment with a retry and an order.
-                let i = if pid == CLIENTS { 0 } else { self.rng.range(0, workload::plans().len() as u64 - 1) };
+                let skips = self.plan.faults.iter().any(|f| f.point == "coordinator.skipped");
+                let i = match pid - CLIENTS {
+                    0 => 0,
+                    1 if skips => workload::SKIPS as u64,
+                    _ => self.rng.range(0, workload::plans().len() as u64 - 1),
+                };
                 let cancels = self.plan.cancels && (pid == CLIENTS || self.rng.chance(50));
                 self.clients.push(Client::new(format!("key-{pid}-{}", self.rng.range(0, 9)), format!("w{i}"), cancels));
             }

@@ -29,7 +29,7 @@ pub struct Worker {
     pub walks: BTreeMap<u64, Walk>,
     next_walk: u64,
     flag: Option<Flag>,
-    pub cancelled: BTreeMap<String, Command>,
+    pub stopped: BTreeMap<String, Command>,
     pub tokens: BTreeMap<u64, u64>,
     pub next_token: u64,
 }
@@ -41,7 +41,7 @@ impl World {
             walks: BTreeMap::new(),
             next_walk: 0,
             flag: None,
-            cancelled: BTreeMap::new(),
+            stopped: BTreeMap::new(),
             tokens: BTreeMap::new(),
             next_token: 0,
         }));
@@ -141,8 +141,8 @@ impl World {
                 w.flag = Some(flag);
                 Ok(())
             }),
-            Down::Stop(command) if command.kind == CommandType::Cancel => self.work(pid, |_, w| {
-                w.cancelled.insert(command.execution_id.clone(), command);
+            Down::Stop(command) if matches!(command.kind, CommandType::Cancel | CommandType::Timeout) => self.work(pid, |_, w| {
+                w.stopped.entry(command.execution_id.clone()).or_insert(command);
                 Ok(())
             }),
             Down::Log { token, entries } => self.work(pid, |world, w| world.learned(pid, w, token, entries)),

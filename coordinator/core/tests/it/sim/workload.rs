@@ -6,7 +6,7 @@ use haltline_core::Plan;
 use haltline_types::{
     Millis,
     catalog::{Effect, NodeType},
-    definition::{Definition, InputRef, NodeDef, NodeRef, RetryPolicy},
+    definition::{Definition, InputRef, NodeDef, NodeRef, OnError, RetryPolicy},
 };
 use serde_json::json;
 
@@ -30,8 +30,24 @@ pub fn node(id: &str, kind: &str, deps: &[&str]) -> NodeDef {
         depends_on: Vec::new(),
         timeout: None,
         retry: Some(RetryPolicy { attempts: 4, delay: Millis(20), factor: 1.0 }),
+        on_error: OnError::Fail,
         ui: serde_json::Value::Null,
     }
+}
+
+/// The same with what its failure means.
+pub fn tolerant(on_error: OnError, node: NodeDef) -> NodeDef {
+    NodeDef { on_error, ..node }
+}
+
+/// What stands for the outputs of a node that failed.
+pub fn stand_in() -> OnError {
+    OnError::Use(serde_json::Map::from_iter([("out".to_owned(), json!("stand-in"))]))
+}
+
+/// A node that only waits for others.
+pub fn after(id: &str, kind: &str, deps: &[&str]) -> NodeDef {
+    NodeDef { depends_on: deps.iter().map(|d| (*d).to_owned()).collect(), ..node(id, kind, &[]) }
 }
 
 /// A definition of nodes.
@@ -49,6 +65,11 @@ pub fn definition(id: &str, nodes: Vec<NodeDef>) -> Definition {
     }
 }
 
+/// The workflow that always skips nodes.
+pub const SKIPS: usize = 5;
+/// The one with a deadline.
+const TIMED: usize = 8;
+
 /// The workflows. The first has a segment, a retry and an order: every run has it.
 pub fn plans() -> &'static [Arc<Plan>] {
     static PLANS: OnceLock<Vec<Arc<Plan>>> = OnceLock::new();
@@ -65,8 +86,40 @@ pub fn plans() -> &'static [Arc<Plan>] {
             vec![node("x", "order", &[]), node("y", "give", &[]), node("z", "flaky", &[])],
             vec![node("bad", "fail", &[]), node("p", "order", &[]), node("q", "give", &["p"]), node("r", "order", &["bad"])],
             vec![node("only", "order", &[])],
+            // A diamond with a failure on one side.
+            vec![
+                tolerant(OnError::Skip, node("bad", "fail", &[])),
+                node("behind", "order", &["bad"]),
+                node("free", "order", &[]),
+                node("join", "order", &["free", "behind"]),
+                node("last", "flaky", &["free"]),
+            ],
+            // Chains that go on behind a failure, with and without what it should have given.
+            vec![
+                node("first", "give", &[]),
+                tolerant(stand_in(), node("shaky", "fail", &["first"])),
+                node("user", "order", &["first", "shaky"]),
+                tolerant(OnError::Continue, node("gone", "fail", &["user"])),
+                after("waits", "order", &["gone"]),
+                tolerant(OnError::Skip, node("needs", "give", &["gone"])),
+                after("skipped", "order", &["needs"]),
+            ],
+            // Failures that are let pass, and one that is not.
+            vec![
+                tolerant(OnError::Skip, node("a", "fail", &[])),
+                node("b", "order", &["a"]),
+                node("c", "flaky", &[]),
+                node("d", "fail", &["c"]),
+                tolerant(stand_in(), node("e", "fail", &["d"])),
+            ],
+            // A deadline that some runs keep.
+            vec![node("s", "give", &[]), node("t", "order", &["s"]), node("u", "flaky", &["t"]), node("v", "order", &["u"])],
         ];
-        let compile = |(i, nodes)| Arc::new(Plan::compile(&definition(&format!("w{i}"), nodes), &types()).expect("valid"));
+        let timeout = |i| (i == TIMED).then_some(Millis(120));
+        let compile = |(i, nodes)| {
+            let d = Definition { timeout: timeout(i), ..definition(&format!("w{i}"), nodes) };
+            Arc::new(Plan::compile(&d, &types()).expect("valid"))
+        };
         all.into_iter().enumerate().map(compile).collect()
     })
 }

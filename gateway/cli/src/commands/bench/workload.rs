@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use haltline_common::types::definition::{Definition, InputRef, LiteralRef, NodeDef, NodeRef};
+use haltline_common::types::definition::{Definition, InputRef, LiteralRef, NodeDef, NodeRef, OnError};
 use serde_json::{Map, Value, json};
 
 /// How the nodes hang together.
@@ -90,6 +90,7 @@ fn node(id: &str, category: &str, kind: &str) -> NodeDef {
         depends_on: Vec::new(),
         timeout: None,
         retry: None,
+        on_error: OnError::Fail,
         ui: Value::Null,
     }
 }
