@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
-use haltline_types::{Millis, Names};
+use haltline_types::{Millis, Names, limits::EXECUTION_MS_MAX};
 use serde::{Deserialize, Serialize};
 
 use crate::telemetry::LogFormat;
@@ -60,13 +60,18 @@ impl Default for LogSettings {
     }
 }
 
+/// Events outlive the longest execution, by a day for what is decided at its end.
+pub const KEEP_MIN: Millis = Millis(EXECUTION_MS_MAX + 24 * 3600 * 1000);
+/// Ten years: more is no retention, and would not fit every unit it is converted to.
+pub const KEEP_MAX: Millis = Millis::secs(3650 * 24 * 3600);
+
 /// Streams and buckets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageSettings {
     /// Copies of each stream: 1, 3 or 5.
     pub replicas: usize,
-    /// How long events and records are kept; also the longest an execution may last.
+    /// How long events are kept, and records after the end of their execution.
     pub keep: Millis,
     /// Bytes that events may use on disk; the oldest go first.
     pub events_bytes_max: u64,
@@ -76,7 +81,7 @@ pub struct StorageSettings {
 
 impl Default for StorageSettings {
     fn default() -> Self {
-        Self { replicas: 1, keep: Millis::secs(30 * 24 * 3600), events_bytes_max: 64 << 30, records_bytes_max: 32 << 30 }
+        Self { replicas: 1, keep: KEEP_MIN, events_bytes_max: 64 << 30, records_bytes_max: 32 << 30 }
     }
 }
 
@@ -187,8 +192,12 @@ impl Settings {
         if !matches!(self.storage.replicas, 1 | 3 | 5) {
             return Err(format!("storage.replicas: {} must be 1, 3 or 5", self.storage.replicas));
         }
-        if self.storage.keep < Millis::secs(3600) {
-            return Err("storage.keep: must be at least 1h".into());
+        if !(KEEP_MIN..=KEEP_MAX).contains(&self.storage.keep) {
+            return Err(format!(
+                "storage.keep: {} must be {KEEP_MIN} to {KEEP_MAX}: an execution may last {}, and its events must not expire under it",
+                self.storage.keep,
+                Millis(EXECUTION_MS_MAX)
+            ));
         }
         if self.coordinator.executions_max == 0 {
             return Err("coordinator.executions_max: must be at least 1".into());
@@ -252,6 +261,16 @@ mod tests {
             s.metrics.listen = bad.into();
             assert!(s.check().is_err_and(|e| e.starts_with("metrics.listen: ")), "{bad}");
         }
+    }
+
+    #[test]
+    fn events_outlive_executions() {
+        let mut s = Settings::default();
+        for (keep, fine) in [(Millis::secs(30 * 86_400), false), (KEEP_MIN, true), (Millis(KEEP_MAX.0 + 1), false)] {
+            s.storage.keep = keep;
+            assert_eq!(s.check().is_ok(), fine, "{keep}");
+        }
+        assert!(s.check().is_err_and(|e| e.starts_with("storage.keep: ")));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use haltline_types::{
     Names,
-    control::{Flag, GLOBAL_KEY, Gate},
+    control::{Flag, GLOBAL_KEY, Gate, Level},
 };
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -54,6 +54,7 @@ impl ControlWatch {
                 heartbeat: HEARTBEAT,
                 buffer: 64,
                 reader: format!("{reader}_control"),
+                headers_only: false,
             },
         );
         let health = tail.health();
@@ -69,7 +70,8 @@ impl ControlWatch {
     /// What a guard is to do now. Two loads and a comparison; no I/O.
     pub fn gate(&self) -> Gate {
         match &*self.seen.borrow() {
-            // A halt needs no fresh watch to be obeyed.
+            // Neither a hold nor a halt needs a fresh watch to be obeyed.
+            Some(flag) if flag.state == Level::Hold => return Gate::Unsure(flag.sentence()),
             Some(flag) if !flag.state.runs() => return Gate::Halted(flag.clone()),
             None => return Gate::Unsure("the control flag has not been read yet".into()),
             Some(_) => {}

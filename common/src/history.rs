@@ -43,10 +43,7 @@ pub enum HistoryError {
 /// Events and commands of an execution in stream order, each with its sequence: everything, also
 /// what was stored twice or is void.
 pub async fn read(link: &Link, execution_id: &str) -> Result<Vec<(u64, Entry)>, HistoryError> {
-    let [events, command] = link.names.log_of(execution_id);
-    let mut raw = read_subject(link, &link.names.events_stream(), &events).await?;
-    raw.extend(read_subject(link, &link.names.events_stream(), &command).await?);
-    raw.sort_by_key(|(seq, ..)| *seq);
+    let raw = raw(link, execution_id).await?;
     let mut out = Vec::with_capacity(raw.len());
     for (seq, subject, payload) in raw {
         let malformed = |source| HistoryError::Malformed { seq, source };
@@ -57,6 +54,15 @@ pub async fn read(link: &Link, execution_id: &str) -> Result<Vec<(u64, Entry)>, 
         }
     }
     Ok(out)
+}
+
+/// The same as it is stored: sequence, subject, body.
+pub async fn raw(link: &Link, execution_id: &str) -> Result<Vec<(u64, String, Bytes)>, HistoryError> {
+    let [events, command] = link.names.log_of(execution_id);
+    let mut raw = read_subject(link, &link.names.events_stream(), &events).await?;
+    raw.extend(read_subject(link, &link.names.events_stream(), &command).await?);
+    raw.sort_by_key(|(seq, ..)| *seq);
+    Ok(raw)
 }
 
 /// Events only, each id once, without void ones: what a reader shows.

@@ -58,6 +58,22 @@ pub async fn swap(publisher: &Publisher, bucket: &str, key: &str, revision: u64,
     }
 }
 
+/// The same by one request that is not repeated: after a time-out it is not known whether it was stored.
+pub async fn swap_once(link: &Link, bucket: &str, key: &str, revision: u64, value: impl Into<Bytes>) -> Result<u64, ApiError> {
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Expected-Last-Subject-Sequence", revision.to_string());
+    let subject = Names::kv_subject(bucket, key);
+    let ack = link.js.publish_with_headers(subject, headers, value.into()).await.map_err(unavailable)?;
+    match ack.await {
+        Ok(ack) => Ok(ack.sequence),
+        // The kind does not tell a conflict with a write in flight from other failures; the text does.
+        Err(e) if e.to_string().contains("wrong last sequence") => {
+            Err(ApiError::new(Code::Conflict, format!("{bucket}/{key} was changed by someone else")))
+        }
+        Err(e) => Err(unavailable(e)),
+    }
+}
+
 /// Writes an entry, whatever it was.
 pub async fn put(publisher: &Publisher, bucket: &str, key: &str, value: impl Into<Bytes>) -> Result<u64, ApiError> {
     let write = Write::repeatable(Names::kv_subject(bucket, key), HeaderMap::new(), value);

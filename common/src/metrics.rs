@@ -197,6 +197,7 @@ metrics! {
     Coordinator gauge EXECUTIONS_RUNNING "haltline_executions_running" "Executions that the coordinator in this process holds in memory";
     Coordinator finding EXECUTIONS_WAITING "haltline_executions_waiting" "Executions of this coordinator that wait for a time or for an operator";
     Coordinator finding EXECUTIONS_UNKNOWN "haltline_executions_unknown" "Executions of this coordinator with an effect of unknown outcome, which an operator has to resolve";
+    Coordinator gauge TASKS_REPAIRED "haltline_coordinator_tasks_repaired" "Tasks that got lost and were emitted again, in shards that this coordinator has";
     Coordinator finding EXECUTIONS_STUCK "haltline_executions_stuck" "Executions of this coordinator with nothing left that would bring them on";
     Coordinator gauge INPUT_LAG "haltline_coordinator_input_lag_messages" "Inputs stored in the log that the coordinator has not read yet";
     Worker counter TASKS_RUN "haltline_worker_tasks_total" "Tasks that the worker in this process finished";
@@ -212,7 +213,7 @@ metrics! {
     Gateway gauge FLEET_UP "haltline_fleet_up" "1 if this gateway could ask nats-server about the installation, else 0 and what it would tell is absent";
     Gateway finding COORDINATORS "haltline_coordinators" "Coordinators that answer";
     Gateway finding WORKERS_DRAINING "haltline_workers_draining" "Workers that finish what they hold and take nothing new";
-    Gateway finding CONTROL_LEVEL "haltline_control_level" "The control flag: 0 normal, 1 alert, 2 halt, 3 shutdown; 2 as well if it cannot be read as an allowance";
+    Gateway finding CONTROL_LEVEL "haltline_control_level" "The control flag: 0 normal, 1 alert, 2 halt, 3 shutdown, 4 hold; 2 as well if it cannot be read as an allowance";
 }
 
 families! {

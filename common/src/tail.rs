@@ -51,6 +51,8 @@ pub struct Options {
     pub buffer: usize,
     /// For people: who reads.
     pub reader: String,
+    /// Leave out the bodies.
+    pub headers_only: bool,
 }
 
 /// A message of the stream.
@@ -157,6 +159,10 @@ impl Tail {
     /// Up to `max` items at once, at least one.
     pub async fn next_many(&mut self, into: &mut Vec<Item>, max: usize) -> usize {
         self.items.recv_many(into, max).await
+    }
+    /// The same for a reader of several tails.
+    pub fn poll_many(&mut self, cx: &mut std::task::Context<'_>, into: &mut Vec<Item>, max: usize) -> std::task::Poll<usize> {
+        self.items.poll_recv_many(cx, into, max)
     }
     /// Its sign of life.
     pub fn health(&self) -> Arc<Health> {
@@ -272,6 +278,9 @@ impl Reader {
             if !self.options.filter.is_empty() {
                 to.insert("filter_subject".into(), self.options.filter.clone().into());
             }
+        }
+        if self.options.headers_only {
+            config["headers_only"] = true.into();
         }
         let mut subject = format!("CONSUMER.CREATE.{}.{name}", self.options.stream);
         if !self.options.filter.is_empty() {

@@ -6,7 +6,7 @@ use haltline_types::{
     Names,
     catalog::built_in_types,
     control::{ControlValue, GLOBAL_KEY, Level},
-    limits::MESSAGE_BYTES_MAX,
+    limits::{EXECUTION_MS_MAX, MESSAGE_BYTES_MAX},
 };
 use serde_json::{Map, Value, json};
 
@@ -29,6 +29,13 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 const TASKS_MAX: i64 = 5_000_000;
 /// What was written to measure is of no use to anyone.
 const PROBES_KEPT: Duration = Duration::from_secs(60);
+/// Tasks expire when no execution can wait for them any more.
+const TASKS_KEEP: Duration = Duration::from_millis(EXECUTION_MS_MAX + 24 * 3600 * 1000);
+/// Seconds that a final record is kept, as metadata of the records' stream: one place for all
+/// coordinators, whatever their settings say.
+const KEEP_KEY: &str = "haltline.keep_s";
+/// A record outlives its last event by this: a key that is used again must not meet old events.
+const RECORD_MARGIN: Duration = Duration::from_secs(3600);
 /// Presence of a worker that stopped renewing it.
 const PRESENCE: Duration = Duration::from_secs(10);
 
@@ -83,6 +90,8 @@ fn metadata(what: &str) -> Value {
 /// The streams and buckets of an installation.
 fn streams(names: &Names, s: &StorageSettings) -> Vec<StreamSpec> {
     let keep = nanos(s.keep.duration());
+    let mut records = metadata("records");
+    merge(&mut records, json!({ KEEP_KEY: (s.keep.duration() + RECORD_MARGIN).as_secs().to_string() }));
     let bucket = |bucket: String, what: &str, description: &str, extra: Value| {
         let mut config = json!({
             "name": Names::bucket_stream(&bucket),
@@ -125,7 +134,7 @@ fn streams(names: &Names, s: &StorageSettings) -> Vec<StreamSpec> {
                 "description": "Haltline tasks: nodes and segments waiting for a worker; removed when their result is stored",
                 "subjects": [names.tasks_all()],
                 "retention": "workqueue", "storage": "file", "num_replicas": s.replicas,
-                "max_age": keep, "max_bytes": s.records_bytes_max, "max_msgs": TASKS_MAX, "max_msg_size": 1 << 20,
+                "max_age": nanos(TASKS_KEEP), "max_bytes": s.records_bytes_max, "max_msgs": TASKS_MAX, "max_msg_size": 1 << 20,
                 "discard": "new", "allow_direct": true, "allow_atomic": true, "duplicate_window": nanos(DUPLICATE_WINDOW),
                 "metadata": metadata("tasks"),
             }),
@@ -145,7 +154,8 @@ fn streams(names: &Names, s: &StorageSettings) -> Vec<StreamSpec> {
             names.executions_bucket(),
             "records",
             "Haltline executions: one record each, key = execution id; status, results and error",
-            json!({ "max_age": keep, "max_bytes": s.records_bytes_max }),
+            // No age: what runs does not expire. Final records carry a time to live of their own.
+            json!({ "max_bytes": s.records_bytes_max, "allow_msg_ttl": true, "metadata": records }),
         ),
         bucket(
             names.definitions_bucket(),
@@ -178,6 +188,13 @@ fn merge(into: &mut Value, from: Value) {
     if let (Value::Object(to), Value::Object(from)) = (into, from) {
         to.extend(from);
     }
+}
+
+/// How long a final record is kept; `None` if the records' stream does not say: for ever, then.
+pub async fn record_keep(link: &Link) -> Result<Option<Duration>, ApiFailure> {
+    let info = js::stream_info(link, &Names::bucket_stream(&link.names.executions_bucket())).await?;
+    let told = info.config.pointer("/metadata").and_then(|m| m.get(KEEP_KEY)).and_then(Value::as_str);
+    Ok(told.and_then(|s| s.parse().ok()).map(Duration::from_secs))
 }
 
 /// Checks the server and makes streams, buckets and consumers what they should be. Idempotent.

@@ -1,7 +1,14 @@
-//! The checkpoint: from where a successor reads. Written by compare-and-swap, so two coordinators
-//! that both believe to be active notice.
+//! A shard's checkpoint: who coordinates it, and from where a successor reads. Written by
+//! compare-and-swap, so that two that both believe to have a shard notice: whoever takes one writes
+//! the checkpoint first, and the other one's next write fails.
 
-use haltline_common::{Link, kv, types::Names, types::error::ApiError};
+use haltline_common::{
+    Link, clock, kv,
+    types::{
+        Names, Timestamp,
+        error::{ApiError, Code},
+    },
+};
 use serde::{Deserialize, Serialize};
 
 /// What is stored.
@@ -11,21 +18,42 @@ pub struct Checkpoint {
     pub log: u64,
     /// Creations in the records' stream up to here are taken care of.
     pub records: u64,
-    /// Who wrote it.
+    /// No execution that is running has a record before this.
+    #[serde(default)]
+    pub oldest: u64,
+    /// Who wrote it; empty if it gave the shard up.
     #[serde(default)]
     pub coordinator_id: String,
+    /// When.
+    #[serde(default)]
+    pub at: Timestamp,
 }
 
-/// Reads the checkpoint and its revision; the beginning of everything if there is none.
-pub async fn read(link: &Link) -> Result<(Checkpoint, u64), ApiError> {
-    let entry = kv::get(link, &link.names.checkpoints_bucket(), Names::checkpoint_key()).await?;
-    let Some(entry) = entry else { return Ok((Checkpoint::default(), 0)) };
-    let checkpoint = entry.value.as_deref().and_then(|v| match serde_json::from_slice(v) {
+impl Checkpoint {
+    /// Where the reading of records starts.
+    pub fn sweep_from(&self) -> u64 {
+        (self.records + 1).min(self.oldest.max(1))
+    }
+}
+
+/// Takes a shard: reads its checkpoint (the beginning of everything if there is none) and writes it with
+/// one's own name. Gives it with its revision.
+///
+/// # Errors
+/// `Conflict` if someone else wrote it in between; `Unavailable` if the server does not answer.
+pub async fn take(link: &Link, shard: u32, coordinator_id: &str) -> Result<(Checkpoint, u64), ApiError> {
+    let (bucket, key) = (link.names.checkpoints_bucket(), Names::shard_checkpoint_key(shard));
+    let entry = kv::get(link, &bucket, &key).await?;
+    let revision = entry.as_ref().map_or(0, |e| e.revision);
+    let checkpoint = entry.and_then(|e| e.value).and_then(|v| match serde_json::from_slice::<Checkpoint>(&v) {
         Ok(c) => Some(c),
         Err(e) => {
-            tracing::error!(error = %e, "the checkpoint is malformed: reading everything from the beginning");
+            tracing::error!(shard, error = %e, "the checkpoint is malformed: reading everything from the beginning");
             None
         }
     });
-    Ok((checkpoint.unwrap_or_default(), entry.revision))
+    let checkpoint = Checkpoint { coordinator_id: coordinator_id.to_owned(), at: clock::now(), ..checkpoint.unwrap_or_default() };
+    let json = serde_json::to_vec(&checkpoint).map_err(|e| ApiError::new(Code::Internal, e.to_string()))?;
+    let revision = kv::swap_once(link, &bucket, &key, revision, json).await?;
+    Ok((checkpoint, revision))
 }

@@ -1,52 +1,27 @@
 //! The coordinator: the thin shell around the core. Reads requests and the log, performs what the
-//! core's engine wants written, and keeps a checkpoint. Any number may run; one is active, the
-//! others stand by and take over within a second when it stops answering.
+//! core's engines want written, and keeps checkpoints. Any number may run: the shards are spread over
+//! them, and move when one joins, leaves or dies.
 
-mod active;
 mod checkpoint;
 mod loads;
+mod members;
 mod perform;
 mod plans;
-
-use std::time::Duration;
+mod requests;
+mod resolve;
+mod service;
+mod shard;
+mod sweep;
 
 use haltline_common::{Link, config::CoordinatorSettings};
 use tokio_util::sync::CancellationToken;
 
-/// How often a coordinator that stands by asks whether another is active.
-const ASK_EVERY: Duration = Duration::from_millis(300);
-
-/// Runs a coordinator until `stop`: stands by while another is active, then takes over.
+/// Runs a coordinator until `stop`, then gives its shards to others.
 ///
 /// # Errors
 /// When the server refuses what a coordinator needs. Lost connections are waited out.
 pub async fn run(link: Link, settings: CoordinatorSettings, stop: CancellationToken) -> anyhow::Result<()> {
     let id = format!("coordinator-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
-    let mut announced = false;
-    while !stop.is_cancelled() {
-        if another_is_active(&link).await {
-            if !announced {
-                tracing::info!(coordinator_id = id, "another coordinator is active: standing by");
-                announced = true;
-            }
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = tokio::time::sleep(ASK_EVERY) => {}
-            }
-            continue;
-        }
-        announced = false;
-        match active::Active::start(link.clone(), settings.clone(), id.clone()).await?.run(&stop).await {
-            active::Ended::Stopped => break,
-            active::Ended::Superseded => {
-                tracing::warn!(coordinator_id = id, "another coordinator wrote the checkpoint: stepping down");
-            }
-        }
-    }
+    service::Service::start(link, settings, id).await?.run(&stop).await;
     Ok(())
-}
-
-async fn another_is_active(link: &Link) -> bool {
-    let ask = link.client.request(link.names.coordinator(), "".into());
-    matches!(tokio::time::timeout(Duration::from_secs(2), ask).await, Ok(Ok(_)))
 }

@@ -1,15 +1,34 @@
-//! From what the engine wants written to messages, each with its fault point.
+//! Performing what the engines want: writes as messages, each with its fault point, answers, loads.
+
+use std::time::Duration;
 
 use haltline_common::{
-    fault,
+    fault, metrics,
     outbox::Write,
-    types::{self, Names, event::EventType, ids::token},
+    types::{
+        self, Names,
+        error::{ApiError, Code},
+        event::EventType,
+        ids::token,
+        submit::Reply,
+    },
 };
-use haltline_core::Body;
+use haltline_core::{Body, Out};
 use serde::Serialize;
 
-/// The message for a body.
-pub fn message(names: &Names, body: &Body) -> Write {
+use crate::{
+    loads,
+    service::{Service, Tag},
+};
+
+/// Header of a record that replaces another and is not final.
+pub const OPEN: &str = "Haltline-Open";
+
+/// Executions read back at once.
+const LOADS_MAX: usize = 64;
+
+/// The message for a body; a final record expires after `keep`.
+pub fn message(names: &Names, body: &Body, keep: Option<Duration>) -> Write {
     match body {
         Body::Create(record) => {
             fault::point("coordinator.create");
@@ -19,7 +38,13 @@ pub fn message(names: &Names, body: &Body) -> Write {
         Body::Replace(record, revision) => {
             fault::point("coordinator.final");
             let key = token(&record.correlation.execution_id);
-            Write::swap(Names::kv_subject(&names.executions_bucket(), &key), *revision, json(record))
+            let mut write = Write::swap(Names::kv_subject(&names.executions_bucket(), &key), *revision, json(record));
+            if !record.status.is_terminal() {
+                write.headers.insert(OPEN, "1");
+            } else if let Some(keep) = keep {
+                write.headers.insert("Nats-TTL", keep.as_secs().to_string());
+            }
+            write
         }
         Body::Note(event) => {
             fault::point(match event.kind {
@@ -47,4 +72,60 @@ pub fn json(value: &impl Serialize) -> Vec<u8> {
         tracing::error!(error = %e, "cannot serialize");
         Vec::new()
     })
+}
+
+impl Service {
+    /// Performs what the engines want, in order.
+    pub(crate) async fn perform(&mut self) {
+        for shard in self.shards.values_mut() {
+            while let Some(out) = shard.engine.take() {
+                match out {
+                    Out::Write(id, body) => {
+                        let write = message(&self.link.names, &body, self.keep);
+                        if let Body::Command(c) = &body {
+                            // A hint for workers that run it right now; the log is what counts.
+                            let _ = self.link.client.publish(self.link.names.stop(&c.execution_id), json(c).into()).await;
+                        }
+                        let record = matches!(body, Body::Create(_) | Body::Replace(..));
+                        self.outbox.send(Tag::Engine { shard: shard.number, epoch: shard.epoch, id, record }, write).await;
+                    }
+                    Out::Load(id) => self.loads_waiting.push((shard.number, shard.epoch, id)),
+                    Out::Reply(ticket, reply) => {
+                        fault::point("coordinator.reply");
+                        match &reply {
+                            Reply::Ok(a) => metrics::EXECUTIONS_ACCEPTED.add(u64::from(!a.repeated)),
+                            Reply::Error(e) => {
+                                metrics::SUBMISSIONS_REFUSED.inc();
+                                tracing::info!(code = ?e.code, message = e.message, "refused");
+                            }
+                        }
+                        if let Some(subject) = self.requests.answer_to(ticket) {
+                            let _ = self.link.client.publish(subject, json(&reply).into()).await;
+                        }
+                    }
+                    Out::Notify(subject, outcome) => {
+                        fault::point("coordinator.notify");
+                        tracing::debug!(execution_id = outcome.execution_id, status = outcome.status.as_str(), "execution ended");
+                        metrics::EXECUTIONS_ENDED.inc();
+                        let _ = self.link.client.publish(subject, json(&outcome).into()).await;
+                    }
+                }
+            }
+        }
+        for subject in self.requests.take_unanswered() {
+            let e = ApiError::new(Code::Unavailable, "the shard is moving to another coordinator; repeat");
+            let _ = self.link.client.publish(subject, json(&Reply::Error(e)).into()).await;
+        }
+        // Together, where writes are grouped.
+        self.outbox.flush().await;
+        while self.loads.len() < LOADS_MAX
+            && let Some((shard, epoch, id)) = self.loads_waiting.pop()
+        {
+            let (link, plans) = (self.link.clone(), self.plans.snapshot());
+            self.loads.spawn(async move {
+                let (id, loaded) = loads::load(link, id, plans).await;
+                (shard, epoch, id, loaded)
+            });
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use haltline_common::{
     control_watch::ControlWatch,
-    types::control::{Flag, Gate},
+    types::control::{Flag, Gate, Level},
 };
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -40,12 +40,15 @@ pub(crate) fn watch(mut control: ControlWatch) -> (watch::Receiver<HaltView>, Ab
     let (tx, rx) = watch::channel(HaltView::default());
     let task = tokio::spawn(async move {
         loop {
+            let flag = control.flag();
             let unsure = match control.gate() {
+                // It is certain that everything waits.
+                Gate::Unsure(_) if flag.as_ref().is_some_and(|f| f.state == Level::Hold) => None,
                 // The age in the sentence changes all the time; readers are told once.
                 Gate::Unsure(_) => Some("the watch on the control flag is interrupted".to_owned()),
                 Gate::Open | Gate::Halted(_) => None,
             };
-            let view = HaltView { flag: control.flag(), unsure };
+            let view = HaltView { flag, unsure };
             tx.send_if_modified(|old| {
                 let changed = *old != view;
                 if changed {

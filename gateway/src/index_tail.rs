@@ -36,6 +36,7 @@ async fn follow(link: Link, index: Arc<SharedIndex>) {
         heartbeat: Duration::from_secs(2),
         buffer: 1024,
         reader: "gateway_records".into(),
+        headers_only: false,
     };
     let mut tail = Tail::start(&link, options);
     let mut items = Vec::new();

@@ -89,6 +89,17 @@ impl Nats {
         }
     }
 
+    /// Ends it, loses everything it stored, and starts it again at its address.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn lose_everything(&mut self) -> anyhow::Result<()> {
+        self.kill();
+        std::fs::remove_dir_all(&self.dir).with_context(|| format!("{}", self.dir.display()))?;
+        self.wanted = true;
+        self.up().await
+    }
+
     /// Suspends (`true`) or resumes it.
     pub fn pause(&mut self, paused: bool) {
         if let Some(server) = &mut self.server {

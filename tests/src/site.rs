@@ -126,7 +126,7 @@ impl Site {
     pub async fn ready(&self, workers: usize) -> anyhow::Result<()> {
         let link = self.client.link();
         until("coordinator and workers are there", READY_WITHIN, async || {
-            let coordinator = link.client.request(link.names.coordinator(), "".into()).await.is_ok();
+            let coordinator = all_owned(link).await;
             let there = self.client.workers().await.map_or(0, |w| w.len());
             Ok((coordinator && there >= workers).then_some(()))
         })
@@ -245,4 +245,11 @@ async fn installed(nats: &Nats, names: &Names) -> anyhow::Result<Client> {
     let link = Link::connect(&nats.url(), names.clone(), "test").await?;
     topology::ensure(&link, &StorageSettings::default()).await?;
     Ok(Client::from_link(link).await?)
+}
+
+/// Whether every shard has a coordinator.
+async fn all_owned(link: &haltline_common::Link) -> bool {
+    let answer = link.client.request(link.names.coordinator(), "".into()).await;
+    let body = answer.ok().and_then(|m| serde_json::from_slice::<serde_json::Value>(&m.payload).ok());
+    body.is_some_and(|b| b["shards_without_owner"] == 0)
 }

@@ -17,6 +17,9 @@ pub enum Level {
     Normal,
     /// Everything runs; people watch closer.
     Alert,
+    /// Nothing starts and nothing ends: what runs waits until someone resumes or halts. What a
+    /// restored installation is in.
+    Hold,
     /// No node starts; running executions end as halted.
     Halt,
     /// As halt, and meant for good.
@@ -33,6 +36,7 @@ impl Level {
         match self {
             Self::Normal => "normal",
             Self::Alert => "alert",
+            Self::Hold => "hold",
             Self::Halt => "halt",
             Self::Shutdown => "shutdown",
         }
@@ -117,7 +121,8 @@ pub enum Gate {
     Open,
     /// The flag refuses.
     Halted(Flag),
-    /// The watch is lost or too old to trust: wait, nothing is counted as an attempt.
+    /// Wait, nothing is counted as an attempt: the watch is lost or too old to trust, or the flag
+    /// says hold.
     Unsure(String),
 }
 
@@ -129,6 +134,7 @@ mod tests {
     fn only_plain_allowances_run() {
         let read = |v: &str| Flag::read(Some(v.as_bytes()), 1, None).state;
         assert_eq!(read(r#"{"state":"normal","reason":"ok","by":"me"}"#), Level::Normal);
+        assert_eq!(read(r#"{"state":"hold"}"#), Level::Hold);
         assert_eq!(read("HALT"), Level::Halt);
         assert_eq!(read(" shutdown\n"), Level::Shutdown);
         for bad in ["", "normal", "NORMAL", "{}", r#"{"state":"fine"}"#, r#"{"state":"normal","x":1}"#, "\u{0}", "null", "[]"] {

@@ -9,11 +9,12 @@
 //! | `<ns>.events.control.note.global` | changes of the control flag |
 //! | `<ns>.tasks.<type>.<shard>.<execution>` | tasks |
 //! | `<ns>.sync_probe` | nothing: writes that measure when the server syncs |
-//! | `<ns>.submit.<shard>`, `<ns>.cancel.<shard>` | requests to a coordinator (core NATS) |
-//! | `<ns>.coordinator` | asks the active coordinator who it is (core NATS) |
+//! | `<ns>.submit.<shard>`, `<ns>.cancel.<shard>`, `<ns>.resolve.<shard>` | requests to a coordinator (core NATS) |
+//! | `<ns>.coordinator` | asks coordinators who they are (core NATS) |
+//! | `<ns>.coordinators` | coordinators' signs of life, for each other (core NATS) |
 //! | `<ns>.stop.<execution>` | hint to workers that an execution was cancelled (core NATS) |
 
-use crate::ids::{shard_of, token};
+use crate::ids::{shard_of, token, untoken};
 
 /// Names under one namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,10 +101,6 @@ impl Names {
     pub fn events_all(&self) -> String {
         format!("{}.events.>", self.ns)
     }
-    /// What the coordinator reads of the log.
-    pub fn inputs_all(&self) -> String {
-        format!("{}.events.*.input.>", self.ns)
-    }
     /// By concatenation: one allocation, on the path of every message.
     fn event(&self, what: &str, execution_id: &str, after: &str) -> String {
         [&self.ns, ".events.", self.shard_token(execution_id), ".", what, ".", &token(execution_id), after].concat()
@@ -127,6 +124,12 @@ impl Names {
     /// Commands.
     pub fn command(&self, execution_id: &str) -> String {
         self.event("input", execution_id, ".command")
+    }
+    /// The execution, as its token, that a subject of the log belongs to; `None` for control events.
+    pub fn execution_token(subject: &str) -> Option<&str> {
+        let mut tokens = subject.split('.').skip(2);
+        let shard = tokens.next()?;
+        tokens.nth(1).filter(|_| shard != "control")
     }
     /// Whether a subject of the log is a command's.
     pub fn is_command(subject: &str) -> bool {
@@ -174,21 +177,21 @@ impl Names {
     pub fn submit(&self, shard: u32) -> String {
         format!("{}.submit.{shard}", self.ns)
     }
-    /// Submissions to any shard.
-    pub fn submit_all(&self) -> String {
-        format!("{}.submit.*", self.ns)
-    }
     /// Cancels to a shard's coordinator.
     pub fn cancel(&self, shard: u32) -> String {
         format!("{}.cancel.{shard}", self.ns)
     }
-    /// Cancels to any shard.
-    pub fn cancel_all(&self) -> String {
-        format!("{}.cancel.*", self.ns)
+    /// Resolutions to a shard's coordinator.
+    pub fn resolve(&self, shard: u32) -> String {
+        format!("{}.resolve.{shard}", self.ns)
     }
-    /// Asks the active coordinator who it is.
+    /// Asks coordinators who they are: answered once every shard has one.
     pub fn coordinator(&self) -> String {
         format!("{}.coordinator", self.ns)
+    }
+    /// Coordinators' signs of life, for each other.
+    pub fn coordinators(&self) -> String {
+        format!("{}.coordinators", self.ns)
     }
     /// Hint that an execution was cancelled.
     pub fn stop(&self, execution_id: &str) -> String {
@@ -199,10 +202,6 @@ impl Names {
         format!("{}.stop.*", self.ns)
     }
 
-    /// Key of the coordinators' checkpoint.
-    pub fn checkpoint_key() -> &'static str {
-        "coordinator"
-    }
     /// Key of a shard's checkpoint.
     pub fn shard_checkpoint_key(shard: u32) -> String {
         format!("shard.{shard}")
@@ -210,6 +209,10 @@ impl Names {
     /// Subject filter of all pointers to latest versions.
     pub fn latest_all(&self) -> String {
         Self::kv_subject(&self.definitions_bucket(), "*.latest")
+    }
+    /// The id of the execution whose record has this subject.
+    pub fn record_of(subject: &str) -> Option<String> {
+        untoken(subject.rsplit('.').next()?)
     }
     /// Key of a definition's version.
     pub fn definition_key(workflow_id: &str, version: &str) -> String {
@@ -233,7 +236,11 @@ mod tests {
             assert_eq!(n.task("http", id).split('.').count(), 5);
             assert!(!Names::is_command(&n.input(id)));
             assert!(Names::is_command(&n.command(id)));
+            for subject in [n.input(id), n.note(id), n.command(id)] {
+                assert_eq!(Names::execution_token(&subject), Some(token(id).as_str()));
+            }
         }
+        assert_eq!(Names::execution_token(&n.control_events()), None);
         for bad in ["", "a.b", "a b", "a_b", "*"] {
             assert!(Names::new(bad).is_err(), "{bad}");
         }

@@ -154,3 +154,9 @@ pub fn task_id(execution_id: &str, node_id: &str, attempt: u32) -> String {
 pub const fn token(attempt: u32) -> u64 {
     (attempt as u64) << 16
 }
+
+/// First attempt number of the task that a token belongs to: tells a repeated task from the one
+/// before it.
+pub const fn round(token: u64) -> u32 {
+    (token >> 16) as u32
+}

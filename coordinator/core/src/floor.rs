@@ -97,6 +97,10 @@ impl Known {
     pub fn has_gap(&self) -> bool {
         !self.beyond.is_empty() || self.head > self.up_to
     }
+    /// From where on something is not known, if anything is.
+    pub fn unknown_from(&self) -> Option<u64> {
+        self.has_gap().then_some(self.up_to + 1)
+    }
 }
 
 #[cfg(test)]

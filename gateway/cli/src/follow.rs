@@ -37,6 +37,7 @@ pub async fn follow(client: &Client, definition: &Definition, id: &str, limit: D
             heartbeat: Duration::from_secs(5),
             buffer: 1024,
             reader: "follow".into(),
+            headers_only: false,
         },
     );
     let mut view = View::new(definition, json);
@@ -136,6 +137,7 @@ fn word(kind: EventType) -> &'static str {
         EventType::NodeRefused => "refused",
         EventType::NodeSkipped => "skipped",
         EventType::NodeUnknown => "unknown",
+        EventType::EffectIntended | EventType::EffectSettled => "acting",
         other => other.as_str(),
     }
 }

@@ -112,7 +112,7 @@ impl System {
                 }
             }
             let link = client.link();
-            let coordinator = link.client.request(link.names.coordinator(), "".into()).await.is_ok();
+            let coordinator = all_owned(link).await;
             if coordinator && client.workers().await.is_ok_and(|w| w.len() >= workers) {
                 return Ok(());
             }
@@ -147,4 +147,11 @@ impl System {
         }
         Ok(())
     }
+}
+
+/// Whether every shard has a coordinator.
+async fn all_owned(link: &haltline_common::Link) -> bool {
+    let answer = link.client.request(link.names.coordinator(), "".into()).await;
+    let body = answer.ok().and_then(|m| serde_json::from_slice::<serde_json::Value>(&m.payload).ok());
+    body.is_some_and(|b| b["shards_without_owner"] == 0)
 }

@@ -21,8 +21,18 @@ pub(crate) async fn values(
     start: Start,
     mut take: impl FnMut(u64, &[u8]) -> bool,
 ) -> Result<(), ApiError> {
-    let mut tail =
-        Tail::start(link, tail::Options { stream, filter, start, heartbeat: Duration::from_secs(2), buffer: 1024, reader: "scan".into() });
+    let mut tail = Tail::start(
+        link,
+        tail::Options {
+            stream,
+            filter,
+            start,
+            heartbeat: Duration::from_secs(2),
+            buffer: 1024,
+            reader: "scan".into(),
+            headers_only: false,
+        },
+    );
     let mut trouble = String::new();
     let read = async {
         let mut items = Vec::new();

@@ -63,6 +63,7 @@ pub(crate) async fn refresh(app: &App) {
             Level::Alert => 1,
             Level::Halt => 2,
             Level::Shutdown => 3,
+            Level::Hold => 4,
         });
     }
 }

@@ -38,16 +38,12 @@ pub(super) async fn look(link: &Link) -> Result<(), String> {
     let names = &link.names;
     let bucket = names.checkpoints_bucket();
     let stream = Names::bucket_stream(&bucket);
-    let keys = (0..names.shards()).map(Names::shard_checkpoint_key).chain([Names::checkpoint_key().to_owned()]);
+    let keys = (0..names.shards()).map(Names::shard_checkpoint_key);
     let reads = keys.map(|key| checkpoint(link, &stream, Names::kv_subject(&bucket, &key)));
-    let (alive, mut found, info) = tokio::try_join!(answering(link), try_join_all(reads), streams::info(link, &stream))?;
-    let whole = found.pop().flatten();
+    let (alive, found, info) = tokio::try_join!(answering(link), try_join_all(reads), streams::info(link, &stream))?;
     let owned = owned(&alive, &found);
-    // An installation whose coordinators keep one checkpoint for all shards.
-    let common = found.iter().all(Option::is_none).then_some(whole).flatten();
-    let held: Vec<Option<&Checkpoint>> = found.iter().map(|own| own.as_ref().or(common.as_ref())).collect();
-    let lags = try_join_all(held.iter().zip(0..).map(|(checkpoint, shard)| async move {
-        let Some(log) = checkpoint.map_or(Some(0), |c| c.log) else { return Ok(None) };
+    let lags = try_join_all(found.iter().zip(0..).map(|(checkpoint, shard)| async move {
+        let Some(log) = checkpoint.as_ref().map_or(Some(0), |c| c.log) else { return Ok(None) };
         let oldest = first_from(link, &names.events_stream(), &names.inputs_of_shard(shard), log + 1, info.ts).await?;
         Ok::<_, String>(Some(oldest.unwrap_or(0.0)))
     }))
@@ -56,19 +52,14 @@ pub(super) async fn look(link: &Link) -> Result<(), String> {
     let shards = || (0..names.shards()).map(|shard| shard.to_string());
     metrics::COORDINATORS.set(alive.len() as u64);
     metrics::SHARD_OWNED.replace(shards().zip(owned.iter().map(|owned| f64::from(u8::from(*owned)))));
-    let age = |c: &Option<&Checkpoint>| c.and_then(|c| c.stored_at).map(|at| seconds(at, info.ts));
-    metrics::CHECKPOINT_AGE.replace(shards().zip(held.iter().map(age)).filter_map(|(shard, age)| Some((shard, age?))));
+    let age = |c: &Option<Checkpoint>| c.as_ref().and_then(|c| c.stored_at).map(|at| seconds(at, info.ts));
+    metrics::CHECKPOINT_AGE.replace(shards().zip(found.iter().map(age)).filter_map(|(shard, age)| Some((shard, age?))));
     metrics::SHARD_LAG.replace(shards().zip(lags).filter_map(|(shard, lag)| Some((shard, lag?))));
     Ok(())
 }
 
 /// Whether each shard is owned: the coordinator that its checkpoint names answers.
-///
-/// While no shard has a checkpoint of its own, the one that answers has all of them.
 fn owned(alive: &BTreeSet<String>, found: &[Option<Checkpoint>]) -> Vec<bool> {
-    if found.iter().all(Option::is_none) {
-        return vec![!alive.is_empty(); found.len()];
-    }
     found.iter().map(|c| c.as_ref().is_some_and(|c| alive.contains(&c.coordinator_id))).collect()
 }
 
@@ -137,18 +128,13 @@ mod tests {
         let alive = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
         let by = |id: &str| Some(Checkpoint { coordinator_id: id.into(), ..Checkpoint::default() });
         assert_eq!(owned(&alive, &[by("a"), by("gone"), by(""), None]), [true, false, false, false]);
-        // One checkpoint for everything, or none yet: whoever answers has it.
-        assert_eq!(owned(&alive, &[None, None]), [true, true]);
-        assert_eq!(owned(&BTreeSet::new(), &[None, None]), [false, false]);
     }
 
     #[test]
-    fn checkpoints_of_both_shapes_are_read() {
+    fn checkpoints_are_read() {
         let read = |text: &str| serde_json::from_str::<Checkpoint>(text).ok();
-        let old = read(r#"{"log":7,"records":3,"coordinator_id":"c"}"#);
-        assert_eq!(old, Some(Checkpoint { coordinator_id: "c".into(), log: Some(7), stored_at: None }));
-        let new = read(r#"{"coordinator_id":"c","at":"2026-11-23T07:34:38.930Z","log":7,"records":3,"token":2}"#);
-        assert_eq!(new, old);
+        let some = read(r#"{"log":7,"records":3,"oldest":2,"coordinator_id":"c","at":"2026-11-23T07:34:38.930Z"}"#);
+        assert_eq!(some, Some(Checkpoint { coordinator_id: "c".into(), log: Some(7), stored_at: None }));
         assert_eq!(read("{}"), Some(Checkpoint::default()));
     }
 }

@@ -39,6 +39,7 @@ pub(super) async fn follow(hub: Arc<Hub>) {
         heartbeat: Duration::from_secs(1),
         buffer: 4096,
         reader: "gateway_events".into(),
+        headers_only: false,
     };
     let mut tail = Tail::start(&hub.link, options);
     let _ = hub.health.set(tail.health());

@@ -228,7 +228,7 @@ function showFlag(f) {
   $("state").textContent = f.state.toUpperCase() + (unsure && f.state !== "unknown" ? " (not certain: the gateway lost its watch)" : "");
   $("who").textContent = f.state === "unknown" ? "" : `by ${f.by || "unknown"}${f.ts ? ` at ${new Date(f.ts).toLocaleString()}` : ""}, revision ${f.rev}`;
   $("why").textContent = f.reason ? `Reason: ${f.reason}` : "";
-  const halted = f.state === "halt" || f.state === "shutdown";
+  const halted = f.state === "halt" || f.state === "shutdown" || f.state === "hold";
   $("resume-form").hidden = !halted;
   $("halt-form").hidden = halted;
   drawConfirmed();

@@ -1,7 +1,9 @@
 //! Tests of the whole: what users run, as processes, with everything that can go wrong for real.
 
+mod backup;
 mod bad_input;
 mod crash;
+mod effects;
 mod engine;
 mod engine_ids;
 mod engine_size;
@@ -11,6 +13,8 @@ mod halt_watch;
 mod market;
 mod on_error;
 mod operations;
+mod replay;
+mod retention;
 mod tidy;
 mod topology;
 mod torture;

@@ -57,15 +57,15 @@ impl Engine {
     pub fn stored(&mut self, write: WriteId, seq: u64) {
         match self.writes.remove(&write) {
             None => {}
-            Some(Purpose::Create(id)) => {
-                self.records_known.add(seq);
-                self.created(&id, seq);
-            }
+            Some(Purpose::Create(id)) => self.created(&id, seq),
             Some(Purpose::Output(id)) => self.answered(&id),
             Some(Purpose::Final(id)) => {
-                self.records_known.add(seq);
                 if let Some(Slot::Live(live)) = self.slots.get_mut(&id) {
                     live.revision = seq;
+                    if let Some(next) = live.replacing.take().flatten() {
+                        live.replacing = Some(None);
+                        self.write(Purpose::Final(id.clone()), Body::Replace(next, seq));
+                    }
                 }
                 self.answered(&id);
             }
@@ -106,6 +106,7 @@ impl Engine {
             stored: HashSet::new(),
             recovered: false,
             halting: false,
+            replacing: None,
             quiet: Quiet::default(),
             ended: None,
         };
@@ -140,6 +141,14 @@ impl Engine {
     pub(super) fn emit(&mut self, id: &str, outputs: Vec<Output>) {
         let Some(Slot::Live(live)) = self.slots.get_mut(id) else { return };
         let mut writes = Vec::with_capacity(outputs.len() * 2);
+        let replace = |live: &mut Live, writes: &mut Vec<(bool, Body)>, record| match &mut live.replacing {
+            None => {
+                live.replacing = Some(None);
+                writes.push((true, Body::Replace(record, live.revision)));
+            }
+            // Only the newest one counts.
+            Some(next) => live.unanswered += u32::from(next.replace(record).is_none()),
+        };
         for output in outputs {
             match output {
                 // Its result is in the log already and comes with the log.
@@ -158,9 +167,15 @@ impl Engine {
                     // Already final if a crash fell between record and event.
                     if live.ended.is_none() {
                         live.ended = Some(Box::new(Outcome::from(&*record)));
-                        writes.push((true, Body::Replace(record, live.revision)));
+                        replace(live, &mut writes, record);
                     }
                 }
+                Output::Note(event) => {
+                    if !live.stored.contains(&event.id) {
+                        writes.push((false, Body::Note(event)));
+                    }
+                }
+                Output::Standing(record) => replace(live, &mut writes, record),
             }
         }
         if live.execution.wants_gate() {

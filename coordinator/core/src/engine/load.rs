@@ -10,7 +10,7 @@ use haltline_types::{
     event::{Claims, event_id},
     record::{Outcome, Record, Status},
     submit::Reply,
-    task::{Task, task_id},
+    task::{Task, round, task_id},
 };
 
 use super::{Body, Engine, Live, Loaded, Loading, LogMessage, Out, Purpose, Slot};
@@ -56,7 +56,7 @@ impl Engine {
                     stored.insert(e.id.clone());
                     if e.kind.is_input() && e.task_events.is_some() {
                         let head = e.segment.first().map(|s| s.node_id.as_str()).or(e.node_id.as_deref());
-                        stored.insert(task_id(id, head.unwrap_or_default(), 1));
+                        stored.insert(task_id(id, head.unwrap_or_default(), e.token.map_or(1, round)));
                         by_seq.insert(seq, Input::Result(e));
                     } else if e.id == ended_id {
                         ended = Some((seq, e));
@@ -72,7 +72,7 @@ impl Engine {
         let until = ended.as_ref().map_or(self.read, |(seq, _)| *seq);
         let mut execution = Execution::accept(as_accepted(&record), Arc::clone(&plan));
         let mut tasks: BTreeMap<String, Box<Task>> = BTreeMap::new();
-        let (mut skipped, mut end) = (Vec::new(), None);
+        let (mut told, mut end) = (Vec::new(), None);
         let segments = self.limits.segments;
         let mut decide = |execution: &mut Execution| {
             for output in execution.decide(true, segments) {
@@ -80,7 +80,9 @@ impl Engine {
                     Output::Task(task) => {
                         tasks.insert(task.nodes[0].id.clone(), task);
                     }
-                    Output::Skipped(_) => skipped.push(output),
+                    Output::Skipped(_) | Output::Note(_) => told.push(output),
+                    // Only the last one counts, and only if the record does not say so.
+                    Output::Standing(_) => {}
                     Output::End(..) => end = Some(output),
                 }
             }
@@ -104,15 +106,16 @@ impl Engine {
             // The record is final but the log lacks events: they are emitted, the record stays.
             outcome = Some(Box::new(Outcome::from(&record)));
             let event = execution.end_as_recorded(&record);
-            skipped.push(Output::End(Box::new(event), Box::new(record.clone())));
-            skipped
+            told.push(Output::End(Box::new(event), Box::new(record.clone())));
+            told
         } else if let Some((_, event)) = ended {
             let record = execution.end_as_told(&event);
-            skipped.push(Output::End(event, Box::new(record)));
-            skipped
+            told.push(Output::End(event, Box::new(record)));
+            told
         } else {
             let awaited = tasks.into_iter().filter(|(head, _)| execution.awaits(head)).map(|(_, task)| Output::Task(task));
-            let mut outputs: Vec<Output> = skipped.into_iter().chain(awaited).chain(end).collect();
+            let standing = execution.standing(&record.unknown_nodes).map(|record| Output::Standing(Box::new(record)));
+            let mut outputs: Vec<Output> = told.into_iter().chain(awaited).chain(standing).chain(end).collect();
             self.repair(id, quiet, &stored, &mut outputs);
             outputs
         };
@@ -126,6 +129,7 @@ impl Engine {
             stored,
             recovered: true,
             halting: false,
+            replacing: None,
             quiet,
             ended: outcome,
         };
@@ -143,7 +147,7 @@ impl Engine {
 }
 
 /// The record as it was at acceptance: what a final one added is derived again.
-fn as_accepted(record: &Record) -> Record {
+pub(crate) fn as_accepted(record: &Record) -> Record {
     Record {
         status: Status::Running,
         nodes_completed: 0,
@@ -159,6 +163,7 @@ fn as_accepted(record: &Record) -> Record {
         errors: Vec::new(),
         reason: None,
         event_count: None,
+        unknown_nodes: Vec::new(),
         ..record.clone()
     }
 }

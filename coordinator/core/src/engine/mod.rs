@@ -12,6 +12,8 @@ mod stuck;
 mod submit;
 mod tick;
 
+pub(crate) use load::as_accepted;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
@@ -28,7 +30,7 @@ use haltline_types::{
 
 use crate::{
     execution::{Execution, Input},
-    floor::{Floor, Known},
+    floor::Floor,
     plan::Plan,
 };
 
@@ -164,6 +166,8 @@ struct Live {
     recovered: bool,
     /// A halt command was sent; one is enough.
     halting: bool,
+    /// A new record is being stored. The next one, if there is one, waits for its revision.
+    replacing: Option<Option<Box<Record>>>,
     /// For how long nothing was heard of it.
     quiet: stuck::Quiet,
     ended: Option<Box<Outcome>>,
@@ -184,8 +188,8 @@ pub struct Engine {
     /// The last input of the log that was read, or that was read before this engine began.
     read: u64,
     records: Floor,
-    /// Sequences of the records' stream that were written by us or read.
-    records_known: Known,
+    /// Where the records' floor was at first.
+    records_from: u64,
     out: VecDeque<Out>,
     /// Executions brought to their end, in all.
     ended: u64,
@@ -208,7 +212,7 @@ impl Engine {
             log: Floor::new(log_floor),
             read: log_floor,
             records: Floor::new(records_floor),
-            records_known: Known::new(records_floor),
+            records_from: records_floor,
             out: VecDeque::new(),
             ended: 0,
             repaired: 0,
@@ -220,10 +224,25 @@ impl Engine {
     pub fn take(&mut self) -> Option<Out> {
         self.out.pop_front()
     }
-    /// Positions in the log and in the records' stream below which everything is taken care of.
-    pub fn floors(&self) -> (u64, u64) {
-        // What another coordinator wrote while both believed to be active is not ours to pass by.
-        (self.log.get(), self.records.get().min(self.records_known.up_to()))
+    /// Positions in the log and in the records' stream below which everything is taken care of. `known`:
+    /// every record up to there was written through this engine or given to
+    /// [`Engine::found_record`], as far as it is this engine's.
+    pub fn floors(&self, known: u64) -> (u64, u64) {
+        let closed = if self.records.held() == 0 { known } else { self.records.get().min(known) };
+        (self.log.get(), closed.max(self.records_from))
+    }
+    /// From where on a successor finds the records of all executions that are running. `None` while some
+    /// are being read.
+    pub fn oldest(&self, known: u64) -> Option<u64> {
+        let mut oldest = self.floors(known).1 + 1;
+        for slot in self.slots.values() {
+            match slot {
+                Slot::Live(live) => oldest = oldest.min(live.revision),
+                Slot::Creating { .. } => {}
+                Slot::Loading(_) => return None,
+            }
+        }
+        Some(oldest)
     }
     /// Executions in memory.
     pub fn running(&self) -> usize {
@@ -254,23 +273,8 @@ impl Engine {
         }
     }
 
-    /// Where to read records again from, if someone else wrote some since they were last read.
-    pub fn records_unread_from(&self) -> Option<u64> {
-        self.records_known.has_gap().then(|| self.records_known.up_to() + 1)
-    }
-
-    /// The records' stream reaches up to `seq`: beyond what we wrote, someone else did.
-    pub fn records_reach(&mut self, seq: u64) {
-        self.records_known.reaches(seq);
-    }
-
-    /// All records up to `seq` were read.
-    pub fn read_records_up_to(&mut self, seq: u64) {
-        self.records_known.add_up_to(seq);
-    }
-
-    /// A record that may lack some of its outputs: found after a start, by reading records from the
-    /// floor.
+    /// A record that may lack some of its outputs: found by reading records, after a start from the
+    /// floor, and later wherever someone else wrote some.
     pub fn found_record(&mut self, execution_id: &str, revision: u64, terminal: bool) {
         let entry = self.records.open(Some(revision));
         if terminal {

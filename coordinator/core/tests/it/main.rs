@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod execution;
+mod golden;
 mod plan;
 mod sim;
 mod sim_tests;

@@ -15,7 +15,7 @@ pub struct Args {
     /// Why, for whoever finds everything stopped
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// How grave: halt until someone resumes, or shutdown, meant for good
+    /// How grave: hold (nothing starts, what runs waits), halt, or shutdown, meant for good
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LevelArg::Halt)]
     level: LevelArg,
     /// Who [default: $USER]
@@ -26,6 +26,7 @@ pub struct Args {
 /// Levels that stop.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LevelArg {
+    Hold,
     Halt,
     Shutdown,
 }
@@ -36,6 +37,7 @@ enum LevelArg {
 /// When nats-server does not confirm it: then it is not known to be set.
 pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     let level = match args.level {
+        LevelArg::Hold => Level::Hold,
         LevelArg::Halt => Level::Halt,
         LevelArg::Shutdown => Level::Shutdown,
     };

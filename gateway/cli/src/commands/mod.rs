@@ -1,5 +1,6 @@
 //! The subcommands, one file each: its flags as `Args`, and `run`, which gives the exit code.
 
+mod backup;
 mod bench;
 mod coordinator;
 mod demo;
@@ -10,6 +11,7 @@ mod executions;
 mod gateway;
 mod halt;
 mod market;
+mod replay;
 mod resume;
 mod run;
 mod schema;
@@ -47,6 +49,9 @@ pub enum Command {
     Resume(resume::Args),
     Status(status::Args),
     Doctor(doctor::Args),
+    Replay(replay::Args),
+    Backup(backup::Args),
+    Restore(backup::restore::Args),
     Ensure(ensure::Args),
     Coordinator(coordinator::Args),
     Worker(worker::Args),
@@ -92,6 +97,9 @@ impl Command {
             Self::Resume(args) => resume::run(args, context).await,
             Self::Status(args) => status::run(args, context).await,
             Self::Doctor(args) => doctor::run(args, context).await,
+            Self::Replay(args) => replay::run(args, &context),
+            Self::Backup(args) => backup::run(args, context).await,
+            Self::Restore(args) => backup::restore::run(args, context).await,
             Self::Ensure(args) => ensure::run(args, context).await,
             Self::Coordinator(args) => coordinator::run(args, context).await,
             Self::Worker(args) => worker::run(args, context).await,

@@ -114,11 +114,9 @@ fn execution(w: &World, record: &Record, events: &[Stored]) -> Vec<String> {
     }
     order(record, &first, &mut found);
     results(record, &first, &mut found);
-    if !overlapped {
-        let plan = workload::plan_of(&record.correlation.workflow_id).expect("known");
-        let until_end: Vec<&Event> = first.iter().filter(|s| s.position <= end.position).map(|s| s.event).collect();
-        found.extend(fates::check(&plan, record, &until_end));
-    }
+    let plan = workload::plan_of(&record.correlation.workflow_id).expect("known");
+    let until_end: Vec<&Event> = first.iter().filter(|s| s.position <= end.position).map(|s| s.event).collect();
+    found.extend(fates::check(&plan, record, &until_end));
     if record.status == Status::TimedOut && record.finished_at.is_none_or(|at| at <= deadline(record)) {
         found.push(format!("timed out at {:?}, before its deadline", record.finished_at));
     }
@@ -186,6 +184,11 @@ fn market(w: &World, record: &Record, ended_at: u64, overlapped: bool, found: &m
         let count: u32 = fills.iter().map(|(_, f)| f.fills).sum();
         if count > 1 || (count == 0 && record.results.contains_key(&node.id)) {
             found.push(format!("order {} filled {count} times", node.id));
+        }
+        // Whoever goes on with it asks first: the market need not know repeats.
+        let arrivals: u32 = fills.iter().map(|(_, f)| f.arrivals).sum();
+        if !overlapped && arrivals > 1 {
+            found.push(format!("order {} arrived {arrivals} times", node.id));
         }
         // Only a process that was frozen or cut off may come too late.
         if !overlapped && fills.iter().any(|(_, f)| f.filled_at > ended_at) {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use haltline_core::{Body, Engine, Limits, Loaded, LogMessage, Out, WriteId};
+use haltline_core::{Body, Engine, Known, Limits, Loaded, LogMessage, Out, WriteId};
 use haltline_types::{
     Timestamp,
     control::{Flag, Gate},
@@ -26,6 +26,8 @@ use super::{
 #[derive(Clone, Copy)]
 pub enum Tag {
     Engine(WriteId),
+    /// A record.
+    Record(WriteId),
     Checkpoint,
 }
 
@@ -41,6 +43,8 @@ struct Load {
 /// An active coordinator.
 pub struct Coordinator {
     pub engine: Engine,
+    /// Records written by this one or read.
+    known: Known,
     pub outbox: Outbox<Tag>,
     last_input: u64,
     last_swept: u64,
@@ -162,9 +166,9 @@ impl World {
             return;
         }
         if self.processes[pid].conn.is_some() {
-            c.engine.records_reach(self.server.record_seq);
+            c.known.reaches(self.server.record_seq);
         }
-        let unread = c.engine.records_unread_from().filter(|_| c.swept);
+        let unread = c.known.unknown_from().filter(|_| c.swept);
         c.looks = if unread.is_some() && unread == c.unread { c.looks + 1 } else { 0 };
         if let Some(from) = unread.filter(|_| c.looks >= 4) {
             c.looks = 0;
@@ -176,11 +180,15 @@ impl World {
     }
 
     fn write_checkpoint(&mut self, pid: Pid, c: &mut Coordinator) -> Result<(), Killed> {
-        let (mut log, records) = c.engine.floors();
+        let (mut log, records) = c.engine.floors(c.known.up_to());
+        let oldest = c.engine.oldest(c.known.up_to()).unwrap_or(c.checkpoint.oldest);
+        let mut oldest = oldest;
         if self.plan.bug == Bug::CheckpointAhead {
+            // Of the records as well: each of the two finds what the other one missed.
             log = c.last_input.max(log);
+            oldest = records + 1;
         }
-        let value = Checkpoint { log, records };
+        let value = Checkpoint { log, records, oldest };
         if !c.swept || c.checkpoint_in_flight || value == c.checkpoint {
             return Ok(());
         }
@@ -212,7 +220,8 @@ impl World {
                         Body::Create(record) if self.plan.bug == Bug::EarlyReply => self.reply_early(pid, c, record),
                         _ => {}
                     }
-                    self.queue(pid, c, Tag::Engine(id), write);
+                    let tag = if matches!(body, Body::Create(_) | Body::Replace(..)) { Tag::Record(id) } else { Tag::Engine(id) };
+                    self.queue(pid, c, tag, write);
                 }
                 Out::Load(id) => self.start_load(pid, c, id),
                 Out::Reply(ticket, reply) => {
@@ -296,9 +305,10 @@ impl World {
         self.note(|| format!("coordinator {pid} active from {value:?}"));
         let mut c = Box::new(Coordinator {
             engine: Engine::new(limits, value.log, value.records),
+            known: Known::new(value.records),
             outbox: Outbox::new(),
             last_input: value.log,
-            last_swept: value.records,
+            last_swept: value.records.min(value.oldest.saturating_sub(1)),
             swept: self.plan.bug == Bug::NoSweep,
             unread: None,
             looks: 0,
@@ -324,7 +334,11 @@ impl World {
         match down {
             Down::PubAck { n, answer } => match (c.outbox.take(n), answer) {
                 (Some(Tag::Engine(id)), PubAck::Stored(seq)) => c.engine.stored(id, seq),
-                (Some(Tag::Engine(id)), PubAck::Conflict) => c.engine.conflicted(id),
+                (Some(Tag::Record(id)), PubAck::Stored(seq)) => {
+                    c.known.add(seq);
+                    c.engine.stored(id, seq);
+                }
+                (Some(Tag::Engine(id) | Tag::Record(id)), PubAck::Conflict) => c.engine.conflicted(id),
                 (Some(Tag::Checkpoint), PubAck::Stored(seq)) => {
                     c.checkpoint_in_flight = false;
                     c.revision = seq;
@@ -341,7 +355,7 @@ impl World {
                 c.engine.found_record(&id, revision, terminal);
             }
             Down::CaughtUp(last_seq) => {
-                c.engine.read_records_up_to(last_seq);
+                c.known.add_up_to(last_seq);
                 c.swept = true;
             }
             Down::Flag(flag) => {

@@ -42,6 +42,8 @@ pub struct QueuedTask {
 pub struct Checkpoint {
     pub log: u64,
     pub records: u64,
+    /// Where the first record of a running execution is.
+    pub oldest: u64,
 }
 
 /// What a publish writes.

@@ -36,6 +36,7 @@ async fn each(client: &Client, stream: String, mut visit: impl FnMut(&[u8])) -> 
         heartbeat: Duration::from_secs(2),
         buffer: 1024,
         reader: "bench".into(),
+        headers_only: false,
     };
     let mut tail = Tail::start(client.link(), options);
     loop {

@@ -1,0 +1,168 @@
+//! One shard: its engine, what it reads, its checkpoint, and how it is given up.
+
+use std::{
+    collections::BTreeMap,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use haltline_common::{
+    Link, clock, metrics,
+    tail::{self, Item, Start, Tail},
+    types::Names,
+};
+use haltline_core::{Engine, Limits, LogMessage};
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint::Checkpoint;
+
+/// How long a shard that is given up waits for answers to its writes.
+const DRAIN: Duration = Duration::from_secs(2);
+/// An owner writes its checkpoint at least this often (milliseconds), for those who watch over shards.
+const CHECKPOINT_AT_LEAST_MS: u64 = 5_000;
+
+/// Why a shard is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// For another coordinator to take, or at the end: a last checkpoint is written.
+    Given,
+    /// Another coordinator has it already.
+    Lost,
+}
+
+/// A shard that this coordinator has.
+pub struct Shard {
+    pub number: u32,
+    /// Tells this ownership from an earlier one of the same shard, for answers that come late.
+    pub epoch: u64,
+    pub engine: Engine,
+    pub inputs: Tail,
+    /// Where its records were read from at first; nothing may be forgotten before they all were.
+    pub swept: bool,
+    pub checkpoint: Checkpoint,
+    pub revision: u64,
+    pub checkpoint_in_flight: bool,
+    /// Ends its subscriptions.
+    pub requests: CancellationToken,
+    leaving: Option<(Leaving, Instant)>,
+}
+
+impl Shard {
+    /// A shard whose checkpoint was taken as `revision`.
+    pub fn new(link: &Link, limits: Limits, number: u32, epoch: u64, checkpoint: Checkpoint, revision: u64) -> Self {
+        let inputs = Tail::start(
+            link,
+            tail::Options {
+                stream: link.names.events_stream(),
+                filter: link.names.inputs_of_shard(number),
+                start: Start::Seq(checkpoint.log + 1),
+                heartbeat: Duration::from_secs(2),
+                buffer: 4096,
+                reader: format!("coordinator_inputs_{number}"),
+                headers_only: false,
+            },
+        );
+        Self {
+            number,
+            epoch,
+            engine: Engine::new(limits, checkpoint.log, checkpoint.records),
+            inputs,
+            swept: false,
+            checkpoint,
+            revision,
+            checkpoint_in_flight: false,
+            requests: CancellationToken::new(),
+            leaving: None,
+        }
+    }
+
+    /// Takes in what the log has next.
+    pub fn input(&mut self, item: Item) {
+        match item {
+            Item::Message(m) => {
+                metrics::INPUT_LAG.set(m.pending);
+                let message = if Names::is_command(&m.subject) {
+                    serde_json::from_slice(&m.payload).map(LogMessage::Command)
+                } else {
+                    serde_json::from_slice(&m.payload).map(|e| LogMessage::Event(Box::new(e)))
+                };
+                match message {
+                    Ok(message) => self.engine.log_message(m.seq, message),
+                    // Not written by us: it can change nothing.
+                    Err(e) => tracing::error!(seq = m.seq, subject = %m.subject, error = %e, "malformed message in the log; ignored"),
+                }
+            }
+            Item::Lost { reason, .. } => {
+                tracing::warn!(shard = self.number, reason, "reading the log was interrupted; going on where it stopped");
+            }
+            Item::Reset => tracing::error!("the events stream was recreated: executions without events in it start over their reading"),
+            Item::CaughtUp { .. } => {}
+        }
+    }
+
+    /// The checkpoint to be written now, if any is due. `known`: see [`Engine::floors`].
+    pub fn checkpoint_due(&mut self, known: u64, coordinator_id: &str) -> Option<Checkpoint> {
+        let lost = matches!(self.leaving, Some((Leaving::Lost, _)));
+        // Before everything was swept the records' floor would skip what was not read yet.
+        if !self.swept || self.checkpoint_in_flight || lost {
+            return None;
+        }
+        let (log, records) = self.engine.floors(known);
+        let oldest = self.engine.oldest(known).unwrap_or(self.checkpoint.oldest);
+        let given = matches!(self.leaving, Some((Leaving::Given, _)));
+        let coordinator_id = if given { String::new() } else { coordinator_id.to_owned() };
+        let next = Checkpoint { log, records, oldest, coordinator_id, at: clock::now() };
+        let moved = Checkpoint { at: self.checkpoint.at, ..next.clone() } != self.checkpoint;
+        if !moved && next.at.millis_since(self.checkpoint.at) < CHECKPOINT_AT_LEAST_MS {
+            return None;
+        }
+        self.checkpoint = next.clone();
+        self.checkpoint_in_flight = true;
+        Some(next)
+    }
+
+    /// Takes no more requests and inputs; what was begun is finished.
+    pub fn leave(&mut self, why: Leaving) {
+        self.requests.cancel();
+        match &mut self.leaving {
+            Some((was, _)) if why == Leaving::Lost => *was = why,
+            Some(_) => {}
+            None => self.leaving = Some((why, Instant::now())),
+        }
+    }
+
+    /// Whether it is being given up.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
+    }
+
+    /// Whether it can be let go of: everything begun is stored, or took too long.
+    pub fn has_left(&self) -> bool {
+        let Some((why, since)) = self.leaving else { return false };
+        let stored = self.engine.unanswered() == 0 && !self.checkpoint_in_flight;
+        let told = why == Leaving::Lost || self.checkpoint.coordinator_id.is_empty() || !self.swept;
+        (stored && told) || since.elapsed() > DRAIN
+    }
+}
+
+/// The next items of the shards' inputs: fills `batch` with up to `max` of one shard and gives its number.
+pub async fn next_inputs(shards: &mut BTreeMap<u32, Shard>, from: &mut u32, batch: &mut Vec<Item>, max: usize) -> u32 {
+    std::future::poll_fn(|cx| poll_inputs(shards, from, batch, max, cx)).await
+}
+
+/// Begins after the shard that had its turn last, so that none keeps the others waiting.
+fn poll_inputs(shards: &mut BTreeMap<u32, Shard>, from: &mut u32, batch: &mut Vec<Item>, max: usize, cx: &mut Context) -> Poll<u32> {
+    let numbers: [u32; 2] = [*from + 1, 0];
+    for start in numbers {
+        for (number, shard) in shards.range_mut(start..) {
+            if !shard.is_leaving()
+                && let Poll::Ready(n) = shard.inputs.poll_many(cx, batch, max)
+                && n > 0
+            {
+                *from = *number;
+                return Poll::Ready(*number);
+            }
+        }
+    }
+    Poll::Pending
+}
