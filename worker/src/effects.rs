@@ -13,9 +13,6 @@ use haltline_core::{Intent, Settled};
 
 use crate::{context::NodeError, flight::Flight};
 
-/// The answer to a write, to be awaited.
-pub type Answer = Receipt;
-
 /// Where an intended effect stands.
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
@@ -47,7 +44,7 @@ struct State {
     intents: Vec<(Event, Phase)>,
     /// Everything published, for the count of events.
     events: Vec<Event>,
-    answers: Vec<Answer>,
+    answers: Vec<Receipt>,
     /// Of earlier attempts: still without an outcome.
     earlier: Vec<Intent>,
     lost: bool,
@@ -58,7 +55,7 @@ pub struct Left {
     /// Intents and outcomes, in order.
     pub events: Vec<Event>,
     /// Answers to come.
-    pub answers: Vec<Answer>,
+    pub answers: Vec<Receipt>,
     /// An intent could not be stored: the connection is gone for good.
     pub lost: bool,
 }
@@ -82,7 +79,7 @@ impl Effects {
 
     fn write(&self, event: &Event) -> Write {
         let body = serde_json::to_vec(event).unwrap_or_default();
-        Write::with_id(self.subject.clone(), format!("{}{}", event.id, self.suffix), body)
+        Write::with_id(self.subject.clone(), &format!("{}{}", event.id, self.suffix), body)
     }
 
     /// Stores the next intent; its index. Returns when it is stored.
@@ -148,7 +145,7 @@ impl Effects {
         event.intent = Some(intent.to_owned());
         event.status = Some(settled.as_str().into());
         fault::point("worker.settled");
-        let answer: Answer = self.flight.publisher.send(self.write(&event)).await;
+        let answer = self.flight.publisher.send(self.write(&event)).await;
         let mut state = self.state();
         state.events.push(event);
         state.answers.push(answer);

@@ -7,6 +7,7 @@ use async_nats::{Message, Subject};
 use haltline_common::{
     clock, fault, history, metrics,
     outbox::{AGAIN, Write},
+    publisher::Receipt,
     retry::{self, Reconnect},
     tail::Meta,
     types::{
@@ -18,7 +19,6 @@ use haltline_common::{
 use haltline_core::{After, Delivery, LogMessage, Next, NodeOutcome, TaskRun};
 
 use crate::{
-    effects::Answer,
     flight::{Entered, Flight},
     node_run,
 };
@@ -88,7 +88,7 @@ impl Walk {
         {
             return left;
         }
-        let mut pending: Vec<Answer> = Vec::with_capacity(2);
+        let mut pending: Vec<Receipt> = Vec::with_capacity(2);
         loop {
             if !self.entered.is_held() {
                 return Left::Abandoned(STALLED);
@@ -221,7 +221,7 @@ impl Walk {
         node: usize,
         attempt: u32,
         inputs: serde_json::Map<String, serde_json::Value>,
-        pending: &mut Vec<Answer>,
+        pending: &mut Vec<Receipt>,
     ) -> Step {
         let (attempted, left) = node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered).await;
         if let Some(left) = left {
@@ -254,7 +254,7 @@ impl Walk {
         }
     }
 
-    async fn publish_end(&self, events: Vec<Event>, mut pending: Vec<Answer>) -> Left {
+    async fn publish_end(&self, events: Vec<Event>, mut pending: Vec<Receipt>) -> Left {
         for event in events {
             pending.push(self.publish(event).await);
         }
@@ -262,7 +262,7 @@ impl Walk {
     }
 
     /// Queues an event, in order.
-    async fn publish(&self, event: Event) -> Answer {
+    async fn publish(&self, event: Event) -> Receipt {
         let names = &self.flight.link.names;
         // What ends a task is an input of the coordinator; everything else only tells.
         let subject = if event.task_events.is_some() { names.input(&event.execution_id) } else { names.note(&event.execution_id) };
@@ -313,7 +313,7 @@ enum Step {
 }
 
 /// Awaits the answers to what was published; whether all of it is stored.
-async fn confirm(pending: &mut Vec<Answer>) -> bool {
+async fn confirm(pending: &mut Vec<Receipt>) -> bool {
     let mut all = true;
     for answer in pending.drain(..) {
         if let Err(e) = answer.await {

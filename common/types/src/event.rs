@@ -452,11 +452,13 @@ impl Command {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
     by_node: BTreeMap<String, (u64, String)>,
+    abandoned: bool,
 }
 
 impl Claims {
     /// Takes in a command of the log.
     pub fn take_in(&mut self, command: &Command) {
+        self.abandoned |= command.kind == CommandType::Abandon;
         if command.kind != CommandType::Claim {
             return;
         }
@@ -470,8 +472,11 @@ impl Claims {
     }
 
     /// Whether an event is void: it has a lower token than a claim of one of its nodes that the log has
-    /// before it.
+    /// before it, or a worker stored it after the execution was abandoned.
     pub fn is_void(&self, event: &Event) -> bool {
+        if self.abandoned && event.token.is_some() {
+            return true;
+        }
         if self.by_node.is_empty() {
             return false;
         }
