@@ -1,22 +1,17 @@
 //! The record of an attempt's side effects: each intent is stored before its effect is performed, each
 //! outcome after it, so that whoever goes on with the node knows what may have happened.
 
-use std::{
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use haltline_common::{
     clock, fault,
-    outbox::{Stored, Write, WriteError},
+    outbox::Write,
+    publisher::Receipt,
     types::event::{Event, EventType, event_id},
 };
 use haltline_core::{Intent, Settled};
 
 use crate::{context::NodeError, flight::Flight};
-
-/// The answer to a write, to be awaited.
-pub type Answer = Pin<Box<dyn Future<Output = Result<Stored, WriteError>> + Send>>;
 
 /// Where an intended effect stands.
 #[derive(Clone, Copy, PartialEq)]
@@ -49,7 +44,7 @@ struct State {
     intents: Vec<(Event, Phase)>,
     /// Everything published, for the count of events.
     events: Vec<Event>,
-    answers: Vec<Answer>,
+    answers: Vec<Receipt>,
     /// Of earlier attempts: still without an outcome.
     earlier: Vec<Intent>,
     lost: bool,
@@ -60,7 +55,7 @@ pub struct Left {
     /// Intents and outcomes, in order.
     pub events: Vec<Event>,
     /// Answers to come.
-    pub answers: Vec<Answer>,
+    pub answers: Vec<Receipt>,
     /// An intent could not be stored: the connection is gone for good.
     pub lost: bool,
 }
@@ -150,7 +145,7 @@ impl Effects {
         event.intent = Some(intent.to_owned());
         event.status = Some(settled.as_str().into());
         fault::point("worker.settled");
-        let answer: Answer = Box::pin(self.flight.publisher.send(self.write(&event)).await);
+        let answer = self.flight.publisher.send(self.write(&event)).await;
         let mut state = self.state();
         state.events.push(event);
         state.answers.push(answer);

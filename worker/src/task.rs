@@ -7,17 +7,18 @@ use async_nats::{Message, Subject};
 use haltline_common::{
     clock, fault, history, metrics,
     outbox::{AGAIN, Write},
+    publisher::Receipt,
     retry::{self, Reconnect},
     tail::Meta,
     types::{
         event::{Event, EventType},
+        json,
         task::Task,
     },
 };
 use haltline_core::{After, Delivery, LogMessage, Next, NodeOutcome, TaskRun};
 
 use crate::{
-    effects::Answer,
     flight::{Entered, Flight},
     node_run,
 };
@@ -87,7 +88,7 @@ impl Walk {
         {
             return left;
         }
-        let mut pending: Vec<Answer> = Vec::with_capacity(2);
+        let mut pending: Vec<Receipt> = Vec::with_capacity(2);
         loop {
             if !self.entered.is_held() {
                 return Left::Abandoned(STALLED);
@@ -220,7 +221,7 @@ impl Walk {
         node: usize,
         attempt: u32,
         inputs: serde_json::Map<String, serde_json::Value>,
-        pending: &mut Vec<Answer>,
+        pending: &mut Vec<Receipt>,
     ) -> Step {
         let (attempted, left) = node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered).await;
         if let Some(left) = left {
@@ -253,7 +254,7 @@ impl Walk {
         }
     }
 
-    async fn publish_end(&self, events: Vec<Event>, mut pending: Vec<Answer>) -> Left {
+    async fn publish_end(&self, events: Vec<Event>, mut pending: Vec<Receipt>) -> Left {
         for event in events {
             pending.push(self.publish(event).await);
         }
@@ -261,7 +262,7 @@ impl Walk {
     }
 
     /// Queues an event, in order.
-    async fn publish(&self, event: Event) -> Answer {
+    async fn publish(&self, event: Event) -> Receipt {
         let names = &self.flight.link.names;
         // What ends a task is an input of the coordinator; everything else only tells.
         let subject = if event.task_events.is_some() { names.input(&event.execution_id) } else { names.note(&event.execution_id) };
@@ -271,8 +272,8 @@ impl Walk {
             _ if event.task_events.is_some() => "worker.result",
             _ => "worker.note",
         });
-        let body = serde_json::to_vec(&event).unwrap_or_default();
-        Box::pin(self.flight.publisher.send(Write::with_id(subject, self.run.message_id(&event), body)).await)
+        let body = json::line(&event).unwrap_or_default();
+        self.flight.publisher.send(Write::with_id(subject, self.run.message_id(&event), body)).await
     }
 
     async fn leave(&self, left: Left, reply: Subject) {
@@ -312,7 +313,7 @@ enum Step {
 }
 
 /// Awaits the answers to what was published; whether all of it is stored.
-async fn confirm(pending: &mut Vec<Answer>) -> bool {
+async fn confirm(pending: &mut Vec<Receipt>) -> bool {
     let mut all = true;
     for answer in pending.drain(..) {
         if let Err(e) = answer.await {

@@ -290,11 +290,11 @@ impl Event {
 pub mod event_id {
     /// Of `execution_started`.
     pub fn started(execution_id: &str) -> String {
-        format!("{execution_id}/started")
+        [execution_id, "/started"].concat()
     }
     /// Of the one terminal event.
     pub fn ended(execution_id: &str) -> String {
-        format!("{execution_id}/ended")
+        [execution_id, "/ended"].concat()
     }
     /// Of `node_started` of an attempt.
     pub fn node_started(execution_id: &str, node_id: &str, attempt: u32) -> String {
@@ -323,7 +323,7 @@ pub mod event_id {
     }
     /// Of a node's one result: completed, failed or refused.
     pub fn node_result(execution_id: &str, node_id: &str) -> String {
-        format!("{execution_id}/{node_id}/result")
+        [execution_id, "/", node_id, "/result"].concat()
     }
     /// Of `node_skipped`.
     pub fn node_skipped(execution_id: &str, node_id: &str) -> String {
@@ -452,11 +452,13 @@ impl Command {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
     by_node: BTreeMap<String, (u64, String)>,
+    abandoned: bool,
 }
 
 impl Claims {
     /// Takes in a command of the log.
     pub fn take_in(&mut self, command: &Command) {
+        self.abandoned |= command.kind == CommandType::Abandon;
         if command.kind != CommandType::Claim {
             return;
         }
@@ -470,8 +472,11 @@ impl Claims {
     }
 
     /// Whether an event is void: it has a lower token than a claim of one of its nodes that the log has
-    /// before it.
+    /// before it, or a worker stored it after the execution was abandoned.
     pub fn is_void(&self, event: &Event) -> bool {
+        if self.abandoned && event.token.is_some() {
+            return true;
+        }
         if self.by_node.is_empty() {
             return false;
         }

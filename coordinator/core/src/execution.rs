@@ -1,7 +1,7 @@
 //! An execution's state and its one mutator, used live and in recovery alike.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -65,6 +65,41 @@ pub enum Input {
     Result(Box<Event>),
     /// A command.
     Command(Command),
+    /// The command that ends a stopped execution without the tasks that nobody answers for, and how many
+    /// events the log has before it. What workers store after it is void.
+    Abandoned(Timestamp, u32),
+}
+
+/// How many events of an execution the log has, as it is read in its order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told {
+    ids: HashSet<String>,
+    claims: Claims,
+}
+
+impl Told {
+    /// Takes in an event.
+    pub(crate) fn event(&mut self, event: &Event) {
+        if !self.claims.is_void(event) {
+            self.ids.insert(event.id.clone());
+        }
+    }
+    /// Takes in a command.
+    pub(crate) fn command(&mut self, command: &Command) {
+        self.claims.take_in(command);
+    }
+    /// Events so far.
+    pub(crate) fn count(&self) -> u32 {
+        self.ids.len() as u32
+    }
+    /// Whether an event that comes now is void.
+    pub(crate) fn is_void(&self, event: &Event) -> bool {
+        self.claims.is_void(event)
+    }
+    /// The ids of all of them.
+    pub(crate) fn into_ids(self) -> HashSet<String> {
+        self.ids
+    }
 }
 
 /// What an input did.
@@ -194,6 +229,7 @@ impl Execution {
         match input {
             Input::Result(event) => self.apply_result(event),
             Input::Command(command) => self.apply_command(command),
+            Input::Abandoned(at, events) => self.abandon(*at, *events),
         }
     }
 
@@ -266,6 +302,27 @@ impl Execution {
             }
         }
         Applied::Changed
+    }
+
+    fn abandon(&mut self, at: Timestamp, events: u32) -> Applied {
+        // Of a halt and a failure, tasks that run go on to their end.
+        if !self.can_be_abandoned() {
+            return Applied::Ignored;
+        }
+        self.at = self.at.max(at);
+        self.outstanding = 0;
+        self.events = events;
+        for state in &mut self.nodes {
+            if matches!(state, NodeState::InTask(_)) {
+                *state = NodeState::Ended;
+            }
+        }
+        Applied::Changed
+    }
+
+    /// Whether it was stopped in a way that running nodes are to obey at once, and some have not.
+    pub(crate) fn can_be_abandoned(&self) -> bool {
+        !self.ended && self.outstanding > 0 && matches!(self.stop, Some(Stop::Cancelled { .. } | Stop::TimedOut))
     }
 
     fn apply_command(&mut self, command: &Command) -> Applied {

@@ -151,20 +151,22 @@ async fn resume(site: &mut Site, done: &Acknowledged, before: usize) -> anyhow::
     let link = site.link().clone();
     let ran = site.client.executions(1000).await?;
     let running: Vec<&str> = ran.iter().filter(|r| !r.status.is_terminal()).map(|r| r.correlation.execution_id.as_str()).collect();
+    let unfinished: Vec<String> = ran.iter().filter(|r| !r.status.is_terminal()).map(|r| r.key.clone()).collect();
     let orders = std::fs::read_to_string(site.ledger())?.lines().count();
     site.spawn("coordinator-2", &["coordinator"], None)?;
     site.spawn("worker-2", &["worker", "--id", "worker-2"], None)?;
     site.ready(1).await?;
-    let refused = site
-        .client
-        .clone()
-        .with_timeout(Duration::from_secs(2))
-        .submit(shapes::submission(&shapes::chain("chain")?, "during the hold", site.trading()))
-        .await;
-    ensure!(
-        refused.as_ref().is_err_and(|e| e.code == Code::ControlUnsure && e.message.contains("restored from a backup")),
-        "during the hold: {refused:?}"
-    );
+    let client = site.client.clone().with_timeout(Duration::from_secs(2));
+    let chain = shapes::chain("chain")?;
+    // `Unavailable` until the shard has been taken over.
+    soon("a submission is refused by the hold", async || {
+        match client.submit(shapes::submission(&chain, "during the hold", site.trading())).await {
+            Err(e) if e.code == Code::Unavailable => Ok(false),
+            Err(e) if e.code == Code::ControlUnsure && e.message.contains("restored from a backup") => Ok(true),
+            other => anyhow::bail!("during the hold: {other:?}"),
+        }
+    })
+    .await?;
     soon("the worker waits", async || {
         let workers = site.client.workers().await?;
         Ok(workers.iter().any(|w| w.gate == "unsure" && w.in_flight > 0))
@@ -181,7 +183,7 @@ async fn resume(site: &mut Site, done: &Acknowledged, before: usize) -> anyhow::
     let told = site.caller().call(&["resume", "--reason", "looked at", "--by", "test"]).await?;
     ensure!(told.code == Some(0), "{told:?}");
     let acknowledged = done.lock().map_err(|_| anyhow::anyhow!("poisoned"))?[..before].to_vec();
-    let keys: BTreeSet<String> = acknowledged.into_iter().chain(ran.iter().map(|r| r.key.clone())).collect();
+    let keys: BTreeSet<String> = acknowledged.into_iter().chain(unfinished).collect();
     for key in &keys {
         let (record, events) = checks::ended(&site.client, key).await.with_context(|| key.clone())?;
         let kinds = checks::kinds(&events);

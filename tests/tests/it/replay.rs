@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use haltline_client::Status;
-use haltline_common::types::{control::Level, definition::Definition};
+use haltline_common::types::{Millis, control::Level, definition::Definition};
 use haltline_tests::{Site, checks, shapes, soon};
 use serde_json::{Value, json};
 
@@ -70,6 +70,22 @@ async fn recorded_ends_are_found_again() -> anyhow::Result<()> {
     )?;
     site.run(&failing, "failed", json!({})).await?;
     replayed(&site, "failed", Status::Failed).await?;
+
+    let admitting = shapes::workflow(
+        "admitting",
+        json!([
+            { "id": "bad", "type": "fail", "params": { "attempts": 9 }, "on_error": "skip" },
+            number("skipped", &["bad"]),
+            { "id": "used", "type": "fail", "params": { "attempts": 9 }, "on_error": { "use": { "n": 1 } } },
+            number("last", &["used"]),
+        ]),
+    )?;
+    site.run(&admitting, "admitted", json!({})).await?;
+    replayed(&site, "admitted", Status::CompletedWithErrors).await?;
+    let mut late = shapes::waiting("late", "30s", "10ms")?;
+    late.timeout = Some(Millis(700));
+    site.submit(&late, "timed_out", site.trading()).await?;
+    replayed(&site, "timed_out", Status::TimedOut).await?;
 
     let slow = |id: &str| shapes::waiting(id, "30s", "10ms");
     let id = site.submit(&slow("stopped")?, "cancelled", site.trading()).await?;

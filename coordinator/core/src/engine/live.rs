@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use haltline_types::{
+    Timestamp,
     control::Gate,
     error::{ApiError, Code},
     event::{Command, CommandType},
@@ -31,6 +32,18 @@ impl Engine {
             LogMessage::Command(c) => (c.execution_id.clone(), Input::Command(c)),
         };
         match self.slots.get_mut(&id) {
+            Some(Slot::Live(live)) if matches!(&input, Input::Command(c) if c.kind == CommandType::Abandon) => {
+                if !live.execution.can_be_abandoned() {
+                    self.log.close(entry);
+                    return;
+                }
+                // How many events there are by now, only the log knows.
+                live.entries.push(entry);
+                self.reload(&id);
+                if let Some(Slot::Loading(loading)) = self.slots.get_mut(&id) {
+                    loading.inputs.push((seq, input));
+                }
+            }
             Some(Slot::Live(live)) => {
                 if live.execution.apply(&input) == Applied::Ignored {
                     self.log.close(entry);
@@ -38,6 +51,7 @@ impl Engine {
                 }
                 live.entries.push(entry);
                 live.quiet = Quiet::default();
+                self.set_due(&id);
                 self.advance(&id);
             }
             Some(Slot::Creating { inputs, entries, .. }) => {
@@ -108,11 +122,12 @@ impl Engine {
             halting: false,
             replacing: None,
             quiet: Quiet::default(),
+            due: Timestamp::default(),
             ended: None,
         };
         live.unanswered += 1;
-        self.deadlines.insert((live.execution.deadline(), id.to_owned()));
         self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
+        self.set_due(id);
         self.write(Purpose::Output(id.to_owned()), Body::Note(Box::new(started)));
         self.advance(id);
     }
@@ -236,7 +251,7 @@ impl Engine {
         if ended {
             let outcome = live.ended.take();
             let notify = live.execution.record().notify.clone();
-            self.deadlines.remove(&(live.execution.deadline(), id.to_owned()));
+            self.due.remove(&(live.due, id.to_owned()));
             self.slots.remove(id);
             self.ended += 1;
             if let (Some(subject), Some(outcome)) = (notify, outcome) {

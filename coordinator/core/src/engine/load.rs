@@ -6,8 +6,9 @@ use std::{
 };
 
 use haltline_types::{
+    Timestamp,
     error::{ApiError, Code},
-    event::{Claims, event_id},
+    event::{CommandType, event_id},
     record::{Outcome, Record, Status},
     submit::Reply,
     task::{Task, round, task_id},
@@ -15,15 +16,17 @@ use haltline_types::{
 
 use super::{Body, Engine, Live, Loaded, Loading, LogMessage, Out, Purpose, Slot};
 use crate::{
-    execution::{Execution, Input},
+    execution::{Execution, Input, Told},
     outputs::Output,
 };
 
 impl Engine {
-    /// Forgets an execution and reads it anew.
+    /// Forgets an execution and reads it anew. Answers to what was written for it mean nothing any more:
+    /// what the log lacks by then is written again.
     pub(super) fn reload(&mut self, id: &str) {
         let Some(Slot::Live(live)) = self.slots.remove(id) else { return };
-        self.deadlines.remove(&(live.execution.deadline(), id.to_owned()));
+        self.due.remove(&(live.due, id.to_owned()));
+        self.writes.retain(|_, purpose| !matches!(purpose, Purpose::Output(of) | Purpose::Final(of) if of == id));
         self.load(id, Loading { entries: live.entries, created: live.created, quiet: live.quiet, ..Loading::default() });
     }
 
@@ -34,7 +37,7 @@ impl Engine {
     /// an execution must not end while a task of it may be in the queue. Emitting such a task is
     /// harmless, leaving it out is not.
     pub fn loaded(&mut self, id: &str, loaded: Loaded) {
-        let Some(Slot::Loading(Loading { waiting, inputs, entries, created, quiet })) = self.slots.remove(id) else { return };
+        let Some(Slot::Loading(Loading { waiting, inputs, entries, created, mut quiet })) = self.slots.remove(id) else { return };
         let (Some((record, revision)), Some(plan)) = (loaded.record, loaded.plan) else {
             // A record that expired, or never was: nothing can be decided about it.
             self.close(entries, created);
@@ -48,12 +51,12 @@ impl Engine {
         let mut stored: HashSet<String> = loaded.queued.into_iter().collect();
         let mut ended = None;
         let mut by_seq: BTreeMap<u64, Input> = inputs.into_iter().collect();
-        let mut claims = Claims::default();
+        let mut log = Told::default();
         for (seq, message) in loaded.history {
             match message {
-                LogMessage::Event(e) if claims.is_void(&e) => {}
+                LogMessage::Event(e) if log.is_void(&e) => {}
                 LogMessage::Event(e) => {
-                    stored.insert(e.id.clone());
+                    log.event(&e);
                     if e.kind.is_input() && e.task_events.is_some() {
                         let head = e.segment.first().map(|s| s.node_id.as_str()).or(e.node_id.as_deref());
                         stored.insert(task_id(id, head.unwrap_or_default(), e.token.map_or(1, round)));
@@ -63,11 +66,15 @@ impl Engine {
                     }
                 }
                 LogMessage::Command(c) => {
-                    claims.take_in(&c);
-                    by_seq.insert(seq, Input::Command(c));
+                    log.command(&c);
+                    let abandoned = c.kind == CommandType::Abandon;
+                    by_seq.insert(seq, if abandoned { Input::Abandoned(c.timestamp, log.count()) } else { Input::Command(c) });
                 }
             }
         }
+        stored.extend(log.into_ids());
+        // Stored after the log was read: how many events it has by then is to be read again.
+        let again = by_seq.values().any(|i| matches!(i, Input::Command(c) if c.kind == CommandType::Abandon));
         // What was not read yet comes with the log, in order: a read of several subjects is not one.
         let until = ended.as_ref().map_or(self.read, |(seq, _)| *seq);
         let mut execution = Execution::accept(as_accepted(&record), Arc::clone(&plan));
@@ -116,7 +123,7 @@ impl Engine {
             let awaited = tasks.into_iter().filter(|(head, _)| execution.awaits(head)).map(|(_, task)| Output::Task(task));
             let standing = execution.standing(&record.unknown_nodes).map(|record| Output::Standing(Box::new(record)));
             let mut outputs: Vec<Output> = told.into_iter().chain(awaited).chain(standing).chain(end).collect();
-            self.repair(id, quiet, &stored, &mut outputs);
+            quiet.repaired |= self.repair(id, quiet, &stored, &mut outputs);
             outputs
         };
         let live = Live {
@@ -131,10 +138,11 @@ impl Engine {
             halting: false,
             replacing: None,
             quiet,
+            due: Timestamp::default(),
             ended: outcome,
         };
-        self.deadlines.insert((live.execution.deadline(), id.to_owned()));
         self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
+        self.set_due(id);
         if !has_started {
             self.write(Purpose::Output(id.to_owned()), Body::Note(Box::new(started)));
         }
@@ -142,6 +150,9 @@ impl Engine {
         for w in waiting {
             let waits = matches!(self.slots.get(id), Some(Slot::Live(live)) if live.unanswered > 0);
             self.meet(w, &record, waits);
+        }
+        if again {
+            self.reload(id);
         }
     }
 }

@@ -24,6 +24,7 @@ impl Engine {
     /// A request to start an execution of `plan`'s workflow. Answered with [`Out::Reply`] under
     /// `ticket`, once everything the answer implies is stored.
     pub fn submit(&mut self, ticket: u64, submit: Submit, plan: Arc<Plan>, now: Timestamp) {
+        self.now = self.now.max(now);
         if let Err(e) = self.admit(&submit) {
             self.refuse(ticket, e);
             return;

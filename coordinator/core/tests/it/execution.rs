@@ -173,7 +173,7 @@ fn failed_node(input: &Input) -> Option<&str> {
     match input {
         Input::Result(e) if e.kind == EventType::NodeFailed => e.node_id.as_deref(),
         Input::Command(c) if c.resolution == Some(Resolution::Fail) => c.nodes.first().map(String::as_str),
-        Input::Result(_) | Input::Command(_) => None,
+        Input::Result(_) | Input::Command(_) | Input::Abandoned(..) => None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use haltline_core::replay::{Effect, History, Replay};
 
 /// Fewer mean that files got lost.
-const FILES_MIN: usize = 8;
+const FILES_MIN: usize = 10;
 
 #[test]
 fn recorded_histories_end_as_they_did() {
