@@ -65,6 +65,16 @@ pub async fn raw(link: &Link, execution_id: &str) -> Result<Vec<(u64, String, By
     Ok(raw)
 }
 
+/// Commands only, in stream order: few, whatever the execution has become.
+pub async fn commands(link: &Link, execution_id: &str) -> Result<Vec<Command>, HistoryError> {
+    let [_, command] = link.names.log_of(execution_id);
+    let raw = read_subject(link, &link.names.events_stream(), &command).await?;
+    let parse = |(seq, _, payload): (u64, String, Bytes)| {
+        serde_json::from_slice(&payload).map_err(|source| HistoryError::Malformed { seq, source })
+    };
+    raw.into_iter().map(parse).collect()
+}
+
 /// Events only, each id once, without void ones: what a reader shows.
 pub async fn events(link: &Link, execution_id: &str) -> Result<Vec<(u64, Event)>, HistoryError> {
     let all = read(link, execution_id).await?;

@@ -320,6 +320,14 @@ impl Execution {
         Applied::Changed
     }
 
+    /// The flag that halted it, while tasks of it are out.
+    pub(crate) fn halt_with_tasks_out(&self) -> Option<&Flag> {
+        match &self.stop {
+            Some(Stop::Halted(flag)) if self.outstanding > 0 => Some(flag),
+            _ => None,
+        }
+    }
+
     /// Whether it was stopped in a way that running nodes are to obey at once, and some have not.
     pub(crate) fn can_be_abandoned(&self) -> bool {
         !self.ended && self.outstanding > 0 && matches!(self.stop, Some(Stop::Cancelled { .. } | Stop::TimedOut))
