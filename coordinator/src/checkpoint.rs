@@ -36,12 +36,15 @@ impl Checkpoint {
     }
 }
 
+/// A checkpoint with its revision, or why it could not be had.
+pub type Taken = Result<(Checkpoint, u64), ApiError>;
+
 /// Takes a shard: reads its checkpoint (the beginning of everything if there is none) and writes it with
 /// one's own name. Gives it with its revision.
 ///
 /// # Errors
 /// `Conflict` if someone else wrote it in between; `Unavailable` if the server does not answer.
-pub async fn take(link: &Link, shard: u32, coordinator_id: &str) -> Result<(Checkpoint, u64), ApiError> {
+pub async fn take(link: &Link, shard: u32, coordinator_id: &str) -> Taken {
     let (bucket, key) = (link.names.checkpoints_bucket(), Names::shard_checkpoint_key(shard));
     let entry = kv::get(link, &bucket, &key).await?;
     let revision = entry.as_ref().map_or(0, |e| e.revision);

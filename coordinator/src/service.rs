@@ -19,7 +19,7 @@ use haltline_common::{
     types::{
         Names,
         control::{Flag, GLOBAL_KEY, Gate},
-        error::{ApiError, Code},
+        error::Code,
         event::{Correlation, Event, EventType, event_id},
     },
 };
@@ -28,7 +28,7 @@ use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    checkpoint::{self, Checkpoint},
+    checkpoint::{self, Taken},
     members::{BEAT_EVERY, Beat, Members},
     perform,
     plans::Plans,
@@ -93,7 +93,7 @@ pub struct Service {
     beats: Subscriber,
     pings: Subscriber,
     /// Shards whose checkpoint is being taken.
-    takes: JoinSet<(u32, Result<(Checkpoint, u64), ApiError>)>,
+    takes: JoinSet<(u32, Taken)>,
     taking: Vec<u32>,
     epoch: u64,
     /// Records that were written by this coordinator or read; the rest is by others.
@@ -345,7 +345,7 @@ impl Service {
         }
     }
 
-    async fn taken(&mut self, number: u32, taken: Result<(Checkpoint, u64), ApiError>) {
+    async fn taken(&mut self, number: u32, taken: Taken) {
         self.taking.retain(|s| *s != number);
         match taken {
             Ok((checkpoint, revision)) if !self.leaving => {

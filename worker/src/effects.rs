@@ -79,7 +79,7 @@ impl Effects {
 
     fn write(&self, event: &Event) -> Write {
         let body = serde_json::to_vec(event).unwrap_or_default();
-        Write::with_id(self.subject.clone(), &format!("{}{}", event.id, self.suffix), body)
+        Write::with_id(self.subject.clone(), format!("{}{}", event.id, self.suffix), body)
     }
 
     /// Stores the next intent; its index. Returns when it is stored.
