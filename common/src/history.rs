@@ -18,7 +18,7 @@ pub enum Entry {
     /// An event.
     Event(Box<Event>),
     /// A command.
-    Command(Command),
+    Command(Box<Command>),
 }
 
 /// Messages asked for at once.

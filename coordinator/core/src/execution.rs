@@ -64,7 +64,7 @@ pub enum Input {
     /// The result that ends a task.
     Result(Box<Event>),
     /// A command.
-    Command(Command),
+    Command(Box<Command>),
     /// The command that ends a stopped execution without the tasks that nobody answers for, and how many
     /// events the log has before it. What workers store after it is void.
     Abandoned(Timestamp, u32),

@@ -119,7 +119,7 @@ impl World {
             class: Class::Command,
             execution: command.execution_id.clone(),
             id: Some(command.message_id()),
-            message: Box::new(LogMessage::Command(command)),
+            message: Box::new(LogMessage::Command(Box::new(command))),
         };
         self.write_of_walk(pid, w, id, Write { what, point: "worker.claim" });
         Ok(())
