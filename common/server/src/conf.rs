@@ -63,6 +63,7 @@ pub fn sync_interval_of(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::managed::Cluster;
 
     #[test]
     fn the_file_says_what_was_asked() {
@@ -71,5 +72,17 @@ mod tests {
         assert!(text.contains(r#"server_name: "a \"b\"""#) && text.contains("port: -1"));
         assert_eq!(sync_interval_of(&text).as_deref(), Some("always"));
         assert_eq!(sync_interval_of("jetstream {\n}"), None);
+        assert!(!text.contains("cluster"));
+    }
+
+    #[test]
+    fn one_of_several_knows_its_routes_and_tells_clients_none() {
+        let cluster = Cluster { name: "c".into(), port: 6222, advertise: "a:1".into(), routes: vec!["b:2".into(), "c:3".into()] };
+        let text = text(&Options { cluster: Some(cluster), ..Options::new("/d") }, Path::new("/d/js"), Path::new("/d/ports"));
+        for line in
+            ["  port: 6222\n", "  cluster_advertise: \"a:1\"\n", "  no_advertise: true\n", r#"  routes: ["nats://b:2", "nats://c:3"]"#]
+        {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
     }
 }
