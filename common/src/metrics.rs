@@ -197,8 +197,7 @@ metrics! {
     Coordinator gauge EXECUTIONS_RUNNING "haltline_executions_running" "Executions that the coordinator in this process holds in memory";
     Coordinator finding EXECUTIONS_WAITING "haltline_executions_waiting" "Executions of this coordinator that wait for a time or for an operator";
     Coordinator finding EXECUTIONS_UNKNOWN "haltline_executions_unknown" "Executions of this coordinator with an effect of unknown outcome, which an operator has to resolve";
-    Coordinator gauge TASKS_REPAIRED "haltline_coordinator_tasks_repaired" "Tasks that got lost and were emitted again, in shards that this coordinator has";
-    Coordinator finding EXECUTIONS_STUCK "haltline_executions_stuck" "Executions of this coordinator with nothing left that would bring them on";
+    Coordinator finding EXECUTIONS_STUCK "haltline_executions_stuck" "Executions of this coordinator of which nothing was heard since their lost tasks were emitted again";
     Coordinator gauge INPUT_LAG "haltline_coordinator_input_lag_messages" "Inputs stored in the log that the coordinator has not read yet";
     Worker counter TASKS_RUN "haltline_worker_tasks_total" "Tasks that the worker in this process finished";
     Worker counter TASKS_REDELIVERED "haltline_worker_tasks_redelivered_total" "Tasks that arrived for at least the second time";

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::{HeaderMap, Subject, Subscriber, header};
+use async_nats::{HeaderMap, Subject, Subscriber, client::traits::Publisher, header, message::OutboundMessage};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -376,7 +376,7 @@ async fn publish(link: &Link, prefix: &str, n: u64, place: Option<Place>, write:
         Once::Id(id) => headers.insert(header::NATS_MESSAGE_ID, id.as_str()),
         Once::Swap(revision) => headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string()),
     }
-    let mut reply = Some(format!("{prefix}.{n}"));
+    let mut reply = place.is_none().then(|| format!("{prefix}.{n}"));
     if let Some(place) = place {
         // The inbox is drawn at random: with the batch's number it is an id that nobody else uses.
         let id = prefix.rsplit('.').next().unwrap_or_default();
@@ -384,16 +384,18 @@ async fn publish(link: &Link, prefix: &str, n: u64, place: Option<Place>, write:
         headers.insert(header::NATS_BATCH_SEQUENCE, place.index.to_string());
         if place.last {
             headers.insert(header::NATS_BATCH_COMMIT, header::NATS_BATCH_COMMIT_FINAL);
+            // Only the end of a batch is answered.
+            reply = Some(format!("{prefix}.{GROUP_MARK}{}", place.group));
         }
-        // Only the end of a batch is answered.
-        reply = place.last.then(|| format!("{prefix}.{GROUP_MARK}{}", place.group));
     }
-    let (subject, payload) = (write.subject.clone(), write.payload.clone());
-    let sent = match reply {
-        Some(reply) => link.client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
-        None => link.client.publish_with_headers(subject, headers, payload).await,
+    let message = OutboundMessage {
+        subject: write.subject.clone(),
+        reply: reply.map(Subject::from),
+        payload: write.payload.clone(),
+        headers: Some(headers),
     };
-    if let Err(e) = sent {
+    // Unlike `publish_...` this takes the subjects as they are.
+    if let Err(e) = link.client.publish_message(message).await {
         // The client is closed: the caller is told.
         tracing::warn!(error = %e, subject = %write.subject, "cannot hand a write to the connection");
     }

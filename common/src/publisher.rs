@@ -1,5 +1,10 @@
 //! An [`Outbox`] that many tasks share: each awaits the answer to its own write.
 
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 
@@ -52,21 +57,28 @@ impl Publisher {
         Ok(Self { queue })
     }
 
-    /// Queues a write, in order; the future it returns resolves with the server's answer. Returns
-    /// once the write is queued, so that several can be pipelined.
-    pub async fn send(&self, write: Write) -> impl Future<Output = Result<Stored, WriteError>> + use<> {
+    /// Queues a write, in order; the receipt resolves with the server's answer. Returns once the write
+    /// is queued, so that several can be pipelined.
+    pub async fn send(&self, write: Write) -> Receipt {
         let (answer, outcome) = oneshot::channel();
-        let queued = self.queue.send((write, answer)).await.is_ok();
-        async move {
-            if !queued {
-                return Err(WriteError::Closed);
-            }
-            outcome.await.unwrap_or(Err(WriteError::Closed))
-        }
+        // If it cannot be queued, `answer` is dropped, and the receipt says so.
+        let _ = self.queue.send((write, answer)).await;
+        Receipt(outcome)
     }
 
     /// Sends a write and awaits its answer.
     pub async fn write(&self, write: Write) -> Result<Stored, WriteError> {
         self.send(write).await.await
+    }
+}
+
+/// Resolves with the answer to a write.
+pub struct Receipt(oneshot::Receiver<Result<Stored, WriteError>>);
+
+impl Future for Receipt {
+    type Output = Result<Stored, WriteError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll_unpin(cx).map(|answered| answered.unwrap_or(Err(WriteError::Closed)))
     }
 }

@@ -381,19 +381,18 @@ impl Meta {
     /// Reads `$JS.ACK.<stream>.<consumer>.…` and the longer form with domain and account.
     pub fn parse(reply: &str) -> Option<Self> {
         let rest = reply.strip_prefix("$JS.ACK.")?;
-        let tokens: Vec<&str> = rest.split('.').collect();
-        let at = match tokens.len() {
-            7 => 2,
-            n if n >= 9 => 4,
+        let before = match rest.bytes().filter(|b| *b == b'.').count() {
+            6 => 2,
+            dots if dots >= 8 => 4,
             _ => return None,
         };
-        let number = |i: usize| tokens.get(at + i)?.parse::<u64>().ok();
+        let mut numbers = rest.split('.').skip(before).map(|token| token.parse::<u64>().ok());
         Some(Self {
-            deliveries: number(0)?,
-            stream_seq: number(1)?,
-            consumer_seq: number(2)?,
-            stored_at: Timestamp((number(3)? / 1_000_000) as i64),
-            pending: number(4)?,
+            deliveries: numbers.next()??,
+            stream_seq: numbers.next()??,
+            consumer_seq: numbers.next()??,
+            stored_at: Timestamp((numbers.next()?? / 1_000_000) as i64),
+            pending: numbers.next()??,
         })
     }
 }

@@ -8,6 +8,7 @@ mod members;
 mod perform;
 mod plans;
 mod requests;
+mod resolve;
 mod service;
 mod shard;
 mod sweep;

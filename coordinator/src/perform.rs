@@ -6,7 +6,7 @@ use haltline_common::{
     fault, metrics,
     outbox::Write,
     types::{
-        Names,
+        self, Names,
         error::{ApiError, Code},
         event::EventType,
         ids::token,
@@ -68,7 +68,7 @@ pub fn message(names: &Names, body: &Body, keep: Option<Duration>) -> Write {
 
 /// One line of JSON. Our own types serialize; an empty message would be refused by its reader.
 pub fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_else(|e| {
+    types::json::line(value).unwrap_or_else(|e| {
         tracing::error!(error = %e, "cannot serialize");
         Vec::new()
     })

@@ -1,4 +1,4 @@
-//! Requests: submissions and cancels, each to the coordinator of its shard. What has to be asked of the
+//! Requests: submissions, cancels and resolutions, each to the coordinator of its shard. What has to be asked of the
 //! server first is fetched beside the loop.
 
 use std::{collections::HashMap, pin::Pin, sync::Arc};
@@ -17,13 +17,18 @@ use haltline_core::Plan;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{plans, service::Service};
+use crate::{
+    plans,
+    resolve::{self, Resolved},
+    service::Service,
+};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Submit,
     Cancel,
+    Resolve,
 }
 
 /// A request to a shard.
@@ -38,6 +43,7 @@ pub struct Request {
 pub enum Fetched {
     Plan(Submit, Result<Arc<Plan>, ApiError>),
     Cancel(Cancel, Result<Option<Status>, ApiError>),
+    Resolve(Result<Resolved, ApiError>),
 }
 
 /// Whose request it was.
@@ -81,7 +87,8 @@ impl Requests {
     /// Listens to the requests of a shard until `until`.
     pub async fn listen(&mut self, shard: u32, epoch: u64, until: &CancellationToken) {
         let names = &self.link.names;
-        for (kind, subject) in [(Kind::Submit, names.submit(shard)), (Kind::Cancel, names.cancel(shard))] {
+        let subjects = [(Kind::Submit, names.submit(shard)), (Kind::Cancel, names.cancel(shard)), (Kind::Resolve, names.resolve(shard))];
+        for (kind, subject) in subjects {
             match self.link.client.queue_subscribe(subject, "coordinators".into()).await {
                 Ok(subscriber) => {
                     let until = until.clone().cancelled_owned();
@@ -161,6 +168,10 @@ impl Service {
                 }
                 Err(e) => self.refuse(asked, ApiError::invalid("cancel", e.to_string())),
             },
+            Kind::Resolve => {
+                let link = self.link.clone();
+                self.requests.fetches.spawn(async move { (asked, Fetched::Resolve(resolve::check(&link, &message.payload).await)) });
+            }
         }
     }
 
@@ -183,7 +194,12 @@ impl Service {
                 Some(engine) => engine.cancel(asked.ticket, c, clock::now()),
                 None => self.gone(asked),
             },
-            Fetched::Plan(_, Err(e)) | Fetched::Cancel(_, Err(e)) => self.refuse(asked, e),
+            Fetched::Resolve(Ok(resolved)) => match (self.engine(asked), resolved) {
+                (Some(engine), Resolved::Command(command)) => engine.resolve(asked.ticket, *command),
+                (Some(engine), Resolved::Known(accepted)) => engine.reply(asked.ticket, accepted),
+                (None, _) => self.gone(asked),
+            },
+            Fetched::Plan(_, Err(e)) | Fetched::Cancel(_, Err(e)) | Fetched::Resolve(Err(e)) => self.refuse(asked, e),
         }
     }
 

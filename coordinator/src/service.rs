@@ -49,6 +49,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const STUCK_EVERY: Duration = Duration::from_secs(5);
 /// Checkpoints in a row for which records of someone else must be unread before they are read.
 const LOOKS: u32 = 2;
+/// A worker that lives answers a cancel within a fifth of a second, and the task of one that died is with
+/// another one within two.
+const ABANDON_AFTER_MS: u64 = 4_000;
 /// How long a stopping coordinator waits for its shards to be given up.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -113,7 +116,12 @@ impl Service {
         let records = Names::bucket_stream(&names.executions_bucket());
         // What is there now is read when shards are taken, as far as it is theirs.
         let reach = js::stream_info(&link, &records).await?.state.last_seq;
-        let limits = Limits { executions_max: settings.executions_max, segments: !settings.per_node_tasks, shards: names.shards() };
+        let limits = Limits {
+            executions_max: settings.executions_max,
+            segments: !settings.per_node_tasks,
+            shards: names.shards(),
+            abandon_after_ms: ABANDON_AFTER_MS,
+        };
         let pointers = Tail::start(
             &link,
             tail::Options {
@@ -409,10 +417,10 @@ impl Service {
         for shard in self.shards.values_mut() {
             shard.engine.look_for_stuck();
             for what in shard.engine.take_repairs() {
-                tracing::warn!(what, "a task got lost; emitted again");
+                tracing::error!(what, "a task got lost; emitted again");
             }
         }
-        metrics::TASKS_REPAIRED.set(self.shards.values().map(|s| s.engine.repaired()).sum());
+        metrics::EXECUTIONS_STUCK.set(self.shards.values().map(|s| s.engine.stuck()).sum());
     }
 
     /// Makes a change of the flag an event; one coordinator does.

@@ -12,6 +12,7 @@ pub mod process;
 pub mod shapes;
 pub mod site;
 pub mod until;
+pub mod venue;
 
 pub use caller::{Caller, Told};
 pub use site::Site;

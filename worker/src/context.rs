@@ -1,5 +1,7 @@
 //! What a running node sees: its inputs, who it is, and the door to side effects.
 
+use std::sync::Arc;
+
 use haltline_common::{
     control_watch::ControlWatch,
     fault, metrics,
@@ -9,12 +11,26 @@ use haltline_common::{
         event::Correlation,
     },
 };
+use haltline_core::Settled;
 use rust_decimal::Decimal;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
+use crate::effects::Effects;
+
 /// What a node gives, by output name.
 pub type Outputs = Map<String, Value>;
+
+/// Whether a side effect that failed happened all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happened {
+    /// It certainly did not: nothing was sent, or the receiver refused it.
+    No,
+    /// It certainly did; what came back is of no use.
+    Yes,
+    /// Nobody knows, as when no answer came in time.
+    Unknown,
+}
 
 /// Why an attempt did not succeed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -28,6 +44,9 @@ pub enum NodeError {
         message: String,
         /// Whether another attempt can succeed.
         retryable: bool,
+        /// Whether the side effect that failed so happened; of no meaning outside of
+        /// [`Context::effect`].
+        happened: Happened,
     },
     /// The flag refused the side effect; nothing was done.
     #[error("EmergencyHalted: {}", .0.sentence())]
@@ -39,20 +58,39 @@ pub enum NodeError {
     /// The execution was cancelled.
     #[error("cancelled")]
     Cancelled,
+    /// Whether the node's side effect happened cannot be told: an operator has to say.
+    #[error("it is not known whether the side effect happened: {0}")]
+    Unknown(String),
 }
 
 impl NodeError {
-    /// A failure that no repeat can help.
+    /// A failure that no repeat can help. Of a side effect: it may have happened, unless
+    /// [`NodeError::not_done`] is said of it.
     pub fn fatal(error_type: &str, message: impl Into<String>) -> Self {
-        Self::Failed { error_type: error_type.into(), message: message.into(), retryable: false }
+        Self::Failed { error_type: error_type.into(), message: message.into(), retryable: false, happened: Happened::Unknown }
     }
-    /// A failure to connect or to get an answer in time: worth another attempt.
+    /// A failure to connect or to get an answer in time: worth another attempt. Of a side effect: it may
+    /// have happened, unless [`NodeError::not_done`] is said of it.
     pub fn retryable(error_type: &str, message: impl Into<String>) -> Self {
-        Self::Failed { error_type: error_type.into(), message: message.into(), retryable: true }
+        Self::Failed { error_type: error_type.into(), message: message.into(), retryable: true, happened: Happened::Unknown }
     }
     /// An input or parameter that is not what the type needs.
     pub fn invalid(name: &str, message: impl std::fmt::Display) -> Self {
-        Self::fatal("InvalidInput", format!("`{name}` {message}"))
+        Self::fatal("InvalidInput", format!("`{name}` {message}")).not_done()
+    }
+    /// The same, of a side effect that certainly did not happen: nothing was sent, or it was refused.
+    pub fn not_done(self) -> Self {
+        self.happened(Happened::No)
+    }
+    /// The same, of a side effect that certainly happened, with an answer that is of no use.
+    pub fn done(self) -> Self {
+        self.happened(Happened::Yes)
+    }
+    fn happened(mut self, value: Happened) -> Self {
+        if let Self::Failed { happened, .. } = &mut self {
+            *happened = value;
+        }
+        self
     }
 }
 
@@ -77,6 +115,7 @@ pub struct Context {
     /// Cancelled when the execution is cancelled or the worker gives up draining.
     pub cancel: CancellationToken,
     pub(crate) control: Option<ControlWatch>,
+    pub(crate) effects: Option<Arc<Effects>>,
 }
 
 impl Context {
@@ -114,13 +153,50 @@ impl Context {
     }
 
     /// Performs a side effect, if the control flag allows it at this very moment. The only door to
-    /// the world outside: what does not pass here is not stopped by a halt.
+    /// the world outside: what does not pass here is not stopped by a halt, and not on record.
+    ///
+    /// That it is about to happen is stored before it does, and its outcome after it. What `perform`
+    /// gives as an error counts as "it may have happened", unless the error says otherwise
+    /// ([`NodeError::not_done`]); then the node's type is asked before anything is repeated
+    /// ([`Node::resolve`](crate::Node::resolve)). Send [`Context::idempotency_key`] and
+    /// [`Context::token`] along. A node with more than one effect must be able to tell, and repeat, all of
+    /// them by its one key: one effect a node is the rule.
     ///
     /// While the flag cannot be read for certain this refuses with [`NodeError::Unsure`]: pass it on.
     pub async fn effect<T, F>(&self, perform: impl FnOnce() -> F) -> Result<T, NodeError>
     where
         F: Future<Output = Result<T, NodeError>>,
     {
+        self.allowed()?;
+        let Some(effects) = &self.effects else {
+            if self.control.is_none() {
+                return perform().await;
+            }
+            let message = "the node's type says that it does nothing outside; let it describe itself as one that acts";
+            return Err(NodeError::fatal("UndeclaredEffect", message).not_done());
+        };
+        let index = effects.intend(self.idempotency_key()).await?;
+        // Storing it took time, in which the flag may have changed.
+        if let Err(refusal) = self.allowed() {
+            effects.settle(index, Settled::NotDone).await;
+            return Err(refusal);
+        }
+        fault::point("worker.effect");
+        effects.performing(index);
+        let outcome = perform().await;
+        fault::point("worker.effect_done");
+        match &outcome {
+            Ok(_) | Err(NodeError::Failed { happened: Happened::Yes, .. }) => effects.settle(index, Settled::Done).await,
+            Err(NodeError::Failed { happened: Happened::No, .. } | NodeError::Halted(_) | NodeError::Unsure(_)) => {
+                effects.settle(index, Settled::NotDone).await;
+            }
+            Err(NodeError::Failed { happened: Happened::Unknown, .. } | NodeError::Cancelled | NodeError::Unknown(_)) => {}
+        }
+        outcome
+    }
+
+    /// Whether a side effect may happen now.
+    fn allowed(&self) -> Result<(), NodeError> {
         match self.control.as_ref().map(ControlWatch::gate) {
             Some(Gate::Halted(flag)) => {
                 metrics::GUARD_REFUSALS.inc();
@@ -129,13 +205,11 @@ impl Context {
             Some(Gate::Unsure(why)) => return Err(NodeError::Unsure(why)),
             Some(Gate::Open) | None => {}
         }
-        if self.cancel.is_cancelled() {
+        // A worker that stalled may have lost the task to another one.
+        if self.cancel.is_cancelled() || self.effects.as_ref().is_some_and(|e| !e.is_held()) {
             return Err(NodeError::Cancelled);
         }
-        fault::point("worker.effect");
-        let outcome = perform().await;
-        fault::point("worker.effect_done");
-        outcome
+        Ok(())
     }
 
     /// A context for a node's own unit tests: no worker, no server, an open gate.
@@ -156,6 +230,7 @@ impl Context {
             traceparent: String::new(),
             cancel: CancellationToken::new(),
             control: None,
+            effects: None,
         }
     }
 }

@@ -138,6 +138,11 @@ impl Flight {
         self.tasks().stopped.iter().find(|c| c.execution_id == execution_id).cloned()
     }
 
+    /// Whether no other worker can have that task for want of progress. `false` for good once it was.
+    pub fn is_held(&self, id: u64) -> bool {
+        self.tasks().running.get(&id).is_some_and(Running::is_held)
+    }
+
     /// Tells the server that tasks in flight are being worked on, so that no other worker gets them.
     pub async fn report_progress(&self) {
         let mut replies = Vec::new();
@@ -173,7 +178,7 @@ impl Entered {
     }
     /// Whether no other worker can have the task for want of progress. `false` for good once it was.
     pub fn is_held(&self) -> bool {
-        self.flight.tasks().running.get(&self.id).is_some_and(Running::is_held)
+        self.flight.is_held(self.id)
     }
 }
 

@@ -2,6 +2,7 @@
 //! results. Also the SDK by which node types are added: [`Node`], [`Context`], [`Registry`].
 
 mod context;
+mod effects;
 mod flight;
 mod node_run;
 pub mod nodes;
@@ -11,6 +12,7 @@ mod registry;
 mod run;
 mod task;
 
-pub use context::{Context, NodeError, Outputs, to_decimal};
-pub use registry::{Node, Registry};
+pub use context::{Context, Happened, NodeError, Outputs, to_decimal};
+pub use haltline_core::Intent;
+pub use registry::{Node, Registry, Resolved};
 pub use run::run;

@@ -1,19 +1,25 @@
-//! One attempt of one node: slot, time-out, cancel, panic.
+//! One attempt of one node: slot, time-out, cancel, panic, and side effects that are in doubt.
+//!
+//! Where an effect may have happened, the node's type is asked first; if it cannot tell, the node is
+//! repeated with the same key if it declares that to be harmless, and otherwise its outcome is unknown.
 
 use std::{
+    any::Any,
     panic::AssertUnwindSafe,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
-use haltline_common::clock;
-use haltline_core::{NodeOutcome, TaskRun};
+use haltline_common::{clock, retry, types::definition::RetryPolicy};
+use haltline_core::{Intent, NodeOutcome, Settled, TaskRun};
 use serde_json::{Map, Value};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     context::{Context, NodeError},
-    flight::Flight,
+    effects::{Effects, Left},
+    flight::{Entered, Flight},
+    registry::{Node, Resolved},
 };
 
 /// How long a cancelled node may take to end by itself.
@@ -31,25 +37,33 @@ pub enum Attempted {
     Stale,
 }
 
-/// Runs an attempt.
+/// Runs an attempt; also what it left in the log.
 pub async fn attempt(
-    flight: &Flight,
+    flight: &Arc<Flight>,
     run: &TaskRun,
     index: usize,
     attempt: u32,
     inputs: Map<String, Value>,
-    cancel: &CancellationToken,
-) -> Attempted {
+    entered: &Entered,
+) -> (Attempted, Option<Left>) {
     let task = run.task();
     let node = &task.nodes[index];
     let (Some(implementation), Some(slots)) = (flight.registry.get(&node.kind), flight.slots.get(&node.kind)) else {
         let message = format!("this worker has no node type `{}`", node.kind);
-        return Attempted::Ended(failed("UnknownType", message, false), 0.0);
+        return (Attempted::Ended(failed("UnknownType", message, false), 0.0), None);
     };
     let permit = tokio::select! {
         permit = slots.acquire() => permit,
-        () = flight.draining.cancelled() => return Attempted::GivenUp,
+        () = flight.draining.cancelled() => return (Attempted::GivenUp, None),
     };
+    // What does nothing outside pays nothing for it.
+    let acts = flight.registry.acts(&node.kind);
+    let in_doubt = run.in_doubt();
+    let effects = acts.then(|| {
+        let intent = run.intend(clock::now());
+        let suffix = run.message_id(&intent).split_off(intent.id.len());
+        Arc::new(Effects::new(flight.clone(), entered.id(), intent, suffix, run.intended(), in_doubt.clone()))
+    });
     let ctx = Context {
         correlation: task.correlation.clone(),
         node_id: node.id.clone(),
@@ -59,42 +73,28 @@ pub async fn attempt(
         token: run.token(),
         deadline: task.deadline,
         traceparent: task.traceparent.clone(),
-        cancel: cancel.clone(),
+        cancel: entered.cancel.clone(),
         control: Some(flight.control.clone()),
+        effects,
     };
-    let limit = Duration::from_millis(node.timeout_ms);
     let started = Instant::now();
-    let running = AssertUnwindSafe(tokio::time::timeout(limit, implementation.run(&ctx))).catch_unwind();
-    tokio::pin!(running);
-    // Also without a word from the coordinator. One more, so that the deadline has passed then.
-    let left = Duration::from_millis(task.deadline.millis_since(clock::now()).saturating_add(1));
-    let ended = tokio::select! {
-        ended = &mut running => Some(ended),
-        () = cancel.cancelled() => tokio::time::timeout(COOPERATE, &mut running).await.ok(),
-        () = tokio::time::sleep(left) => {
-            cancel.cancel();
-            tokio::time::timeout(COOPERATE, &mut running).await.ok()
-        }
+    let work = Attempt {
+        flight,
+        run,
+        node: implementation.as_ref(),
+        kind: &node.kind,
+        policy: node.retry,
+        limit: Duration::from_millis(node.timeout_ms),
+        ctx,
     };
+    let attempted = work.all(in_doubt.last()).await;
     drop(permit);
-    let took = clock::millis(started.elapsed());
-    if flight.abandon.is_cancelled() && !matches!(ended, Some(Ok(Ok(Ok(_))))) {
-        return Attempted::GivenUp;
-    }
-    let outcome = match ended {
-        None | Some(Ok(Ok(Err(NodeError::Cancelled)))) => NodeOutcome::Cancelled,
-        Some(Ok(Ok(Ok(outputs)))) => NodeOutcome::Completed(outputs),
-        Some(Ok(Ok(Err(NodeError::Halted(flag))))) => NodeOutcome::Halted(flag),
-        Some(Ok(Ok(Err(NodeError::Failed { error_type, .. })))) if error_type == "StaleToken" => return Attempted::Stale,
-        Some(Ok(Ok(Err(NodeError::Unsure(_))))) => return Attempted::Unsure,
-        Some(Ok(Ok(Err(NodeError::Failed { error_type, message, retryable })))) => NodeOutcome::Failed { error_type, message, retryable },
-        Some(Ok(Err(_))) => failed("Timeout", format!("node `{}` did not end within {limit:?}", node.id), true),
-        Some(Err(panic)) => {
-            let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
-            failed("Panic", format!("node type `{}` panicked: {}", node.kind, text.unwrap_or_default()), false)
-        }
+    let attempted = match attempted {
+        Done::Outcome(outcome) => Attempted::Ended(outcome, clock::millis(started.elapsed())),
+        Done::Other(other) => other,
     };
-    if let NodeOutcome::Failed { error_type, message, .. } = &outcome {
+    if let Attempted::Ended(NodeOutcome::Failed { error_type, message, .. } | NodeOutcome::Unknown { error_type, message }, _) = &attempted
+    {
         tracing::info!(
             execution_id = task.correlation.execution_id,
             node_id = node.id,
@@ -104,9 +104,145 @@ pub async fn attempt(
             "node attempt failed"
         );
     }
-    Attempted::Ended(outcome, took)
+    // What a newer delivery has overtaken says nothing any more.
+    let left = match &work.ctx.effects {
+        Some(effects) if !matches!(attempted, Attempted::Stale) => Some(effects.leave().await),
+        _ => None,
+    };
+    (attempted, left)
+}
+
+enum Done {
+    Outcome(NodeOutcome),
+    Other(Attempted),
+}
+
+impl From<NodeOutcome> for Done {
+    fn from(outcome: NodeOutcome) -> Self {
+        Self::Outcome(outcome)
+    }
+}
+
+struct Attempt<'a> {
+    flight: &'a Flight,
+    run: &'a TaskRun,
+    node: &'a dyn Node,
+    kind: &'a str,
+    policy: RetryPolicy,
+    limit: Duration,
+    ctx: Context,
+}
+
+impl Attempt<'_> {
+    /// Asks about what is in doubt, runs, and asks about what the run left in doubt.
+    async fn all(&self, in_doubt: Option<&Intent>) -> Done {
+        let Some(effects) = &self.ctx.effects else {
+            return self.bounded(self.node.run(&self.ctx)).await.map_or_else(|e| e, |outputs| NodeOutcome::Completed(outputs).into());
+        };
+        if let Some(intent) = in_doubt {
+            match self.bounded(self.node.resolve(&self.ctx, intent)).await {
+                Ok(Resolved::Done(outputs)) => {
+                    effects.settle_earlier(Settled::Done).await;
+                    return NodeOutcome::Completed(outputs).into();
+                }
+                // It was stored as done: what contradicts that is no ground to do it again.
+                Ok(Resolved::NotDone) if self.run.in_doubt().iter().any(|i| i.done) => {
+                    let why = "the log says that it happened, and who was asked says that it did not";
+                    return unknown("UnknownOutcome", why.into()).into();
+                }
+                Ok(Resolved::NotDone) => effects.settle_earlier(Settled::NotDone).await,
+                Ok(Resolved::Unknown(_)) if self.node.idempotent(&self.ctx) => {}
+                Ok(Resolved::Unknown(why)) => return unknown("UnknownOutcome", why).into(),
+                Err(error) => return error,
+            }
+        }
+        let ended = self.bounded(self.node.run(&self.ctx)).await;
+        let error = match ended {
+            Ok(outputs) => return NodeOutcome::Completed(outputs).into(),
+            Err(error) => error,
+        };
+        let Done::Outcome(NodeOutcome::Failed { error_type, message, retryable }) = &error else { return error };
+        if !effects.is_unsettled() {
+            return error;
+        }
+        let again = *retryable && self.run.has_attempts_left();
+        if again && (self.node.resolves() || self.node.idempotent(&self.ctx)) {
+            return error;
+        }
+        if self.node.resolves() {
+            // The last word: it was sent just now and may still be on its way, so not at once.
+            return self.last_word(effects, error_type, message).await;
+        }
+        unknown(error_type, message.clone()).into()
+    }
+
+    /// There is no attempt left: what became of the effect decides how the node ends.
+    async fn last_word(&self, effects: &Effects, error_type: &str, message: &str) -> Done {
+        let Some(intent) = effects.last_unsettled() else { return failed(error_type, message.to_owned(), false).into() };
+        let wait = retry::delay_after(&self.policy, self.ctx.attempt);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = self.flight.draining.cancelled() => return Done::Other(Attempted::GivenUp),
+            () = self.ctx.cancel.cancelled() => return NodeOutcome::Cancelled.into(),
+        }
+        match self.bounded(self.node.resolve(&self.ctx, &intent)).await {
+            Ok(Resolved::Done(outputs)) => {
+                effects.settle_all(Settled::Done).await;
+                NodeOutcome::Completed(outputs).into()
+            }
+            Ok(Resolved::NotDone) => {
+                effects.settle_all(Settled::NotDone).await;
+                failed(error_type, message.to_owned(), false).into()
+            }
+            Ok(Resolved::Unknown(why)) => unknown(error_type, format!("{message}; {why}")).into(),
+            Err(Done::Outcome(NodeOutcome::Failed { message: why, .. })) => {
+                unknown(error_type, format!("{message}; asked what became of it: {why}")).into()
+            }
+            Err(other) => other,
+        }
+    }
+
+    /// Runs code of the node's type within the node's time-out, until it is cancelled.
+    async fn bounded<T>(&self, work: impl Future<Output = Result<T, NodeError>>) -> Result<T, Done> {
+        let running = AssertUnwindSafe(tokio::time::timeout(self.limit, work)).catch_unwind();
+        tokio::pin!(running);
+        let cancel = &self.ctx.cancel;
+        // Also without a word from the coordinator. One more, so that the deadline has passed then.
+        let left = Duration::from_millis(self.ctx.deadline.millis_since(clock::now()).saturating_add(1));
+        let ended = tokio::select! {
+            ended = &mut running => Some(ended),
+            () = cancel.cancelled() => tokio::time::timeout(COOPERATE, &mut running).await.ok(),
+            () = tokio::time::sleep(left) => {
+                cancel.cancel();
+                tokio::time::timeout(COOPERATE, &mut running).await.ok()
+            }
+        };
+        let outcome = match ended {
+            Some(Ok(Ok(Ok(value)))) => return Ok(value),
+            _ if self.flight.abandon.is_cancelled() => return Err(Done::Other(Attempted::GivenUp)),
+            None | Some(Ok(Ok(Err(NodeError::Cancelled)))) => NodeOutcome::Cancelled,
+            Some(Ok(Ok(Err(NodeError::Halted(flag))))) => NodeOutcome::Halted(flag),
+            Some(Ok(Ok(Err(NodeError::Unsure(_))))) => return Err(Done::Other(Attempted::Unsure)),
+            Some(Ok(Ok(Err(NodeError::Unknown(why))))) => unknown("UnknownOutcome", why),
+            Some(Ok(Ok(Err(NodeError::Failed { error_type, .. })))) if error_type == "StaleToken" => {
+                return Err(Done::Other(Attempted::Stale));
+            }
+            Some(Ok(Ok(Err(NodeError::Failed { error_type, message, retryable, .. })))) => failed(&error_type, message, retryable),
+            Some(Ok(Err(_))) => failed("Timeout", format!("node `{}` did not end within {:?}", self.ctx.node_id, self.limit), true),
+            Some(Err(panic)) => failed("Panic", format!("node type `{}` panicked: {}", self.kind, text(panic.as_ref())), false),
+        };
+        Err(outcome.into())
+    }
+}
+
+fn text(panic: &(dyn Any + Send)) -> String {
+    panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 fn failed(error_type: &str, message: String, retryable: bool) -> NodeOutcome {
     NodeOutcome::Failed { error_type: error_type.into(), message, retryable }
+}
+
+fn unknown(error_type: &str, message: String) -> NodeOutcome {
+    NodeOutcome::Unknown { error_type: error_type.into(), message }
 }

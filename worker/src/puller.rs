@@ -8,7 +8,7 @@ use std::{
 
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
-use haltline_common::{Link, types::Names};
+use haltline_common::types::Names;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -72,7 +72,7 @@ impl Puller {
         let mut look = tokio::time::interval(Duration::from_millis(500));
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            self.ask(&self.flight.link.clone()).await;
+            self.ask().await;
             tokio::select! {
                 () = draining.cancelled() => break,
                 message = sub.next() => {
@@ -106,13 +106,14 @@ impl Puller {
     }
 
     /// Asks for what fits, in few requests: only once a quarter of the slots is free.
-    async fn ask(&mut self, link: &Link) {
+    async fn ask(&mut self) {
         let free = self.slots.saturating_sub(self.running + self.credit);
         if free == 0 || (free < self.slots.div_ceil(4) && self.credit > 0) {
             return;
         }
         let body = json!({ "batch": free, "expires": EXPIRES.as_nanos() as u64 }).to_string();
-        if link.client.publish_with_reply(self.request.clone(), self.inbox.clone(), body.into()).await.is_ok() {
+        let client = &self.flight.link.client;
+        if client.publish_with_reply(self.request.clone(), self.inbox.clone(), body.into()).await.is_ok() {
             self.credit += free;
         }
     }

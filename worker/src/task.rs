@@ -6,11 +6,13 @@ use std::{sync::Arc, time::Duration};
 use async_nats::{Message, Subject};
 use haltline_common::{
     clock, fault, history, metrics,
-    outbox::{AGAIN, Stored, Write, WriteError},
+    outbox::{AGAIN, Write},
+    publisher::Receipt,
     retry::{self, Reconnect},
     tail::Meta,
     types::{
         event::{Event, EventType},
+        json,
         task::Task,
     },
 };
@@ -78,8 +80,6 @@ struct Walk {
     run: TaskRun,
 }
 
-type Answer = std::pin::Pin<Box<dyn Future<Output = Result<Stored, WriteError>> + Send>>;
-
 impl Walk {
     async fn walk(&mut self) -> Left {
         let waited = clock::now().millis_since(self.run.task().created_at);
@@ -88,7 +88,7 @@ impl Walk {
         {
             return left;
         }
-        let mut pending: Vec<Answer> = Vec::with_capacity(2);
+        let mut pending: Vec<Receipt> = Vec::with_capacity(2);
         loop {
             if !self.entered.is_held() {
                 return Left::Abandoned(STALLED);
@@ -123,7 +123,7 @@ impl Walk {
                     if let Some(event) = started {
                         pending.push(self.publish(*event).await);
                     }
-                    let step = self.node(node, attempt, inputs).await;
+                    let step = self.node(node, attempt, inputs, &mut pending).await;
                     if !self.entered.is_held() {
                         return Left::Abandoned(STALLED);
                     }
@@ -151,6 +151,7 @@ impl Walk {
                         }
                         Step::Again => {}
                         Step::GivenUp => return Left::HandedBack,
+                        Step::Lost => return Left::Abandoned(NOT_STORED),
                         Step::Stale => return Left::Abandoned("the venue has seen a newer delivery of it"),
                     }
                 }
@@ -215,8 +216,21 @@ impl Walk {
     }
 
     /// Runs one attempt of one node.
-    async fn node(&mut self, node: usize, attempt: u32, inputs: serde_json::Map<String, serde_json::Value>) -> Step {
-        let attempted = node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered.cancel).await;
+    async fn node(
+        &mut self,
+        node: usize,
+        attempt: u32,
+        inputs: serde_json::Map<String, serde_json::Value>,
+        pending: &mut Vec<Receipt>,
+    ) -> Step {
+        let (attempted, left) = node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered).await;
+        if let Some(left) = left {
+            left.events.iter().for_each(|event| self.run.effect(event));
+            pending.extend(left.answers);
+            if left.lost {
+                return Step::Lost;
+            }
+        }
         let (outcome, duration_ms) = match attempted {
             node_run::Attempted::Ended(outcome, duration_ms) => (outcome, duration_ms),
             node_run::Attempted::Unsure => return Step::Again,
@@ -240,7 +254,7 @@ impl Walk {
         }
     }
 
-    async fn publish_end(&self, events: Vec<Event>, mut pending: Vec<Answer>) -> Left {
+    async fn publish_end(&self, events: Vec<Event>, mut pending: Vec<Receipt>) -> Left {
         for event in events {
             pending.push(self.publish(event).await);
         }
@@ -248,7 +262,7 @@ impl Walk {
     }
 
     /// Queues an event, in order.
-    async fn publish(&self, event: Event) -> Answer {
+    async fn publish(&self, event: Event) -> Receipt {
         let names = &self.flight.link.names;
         // What ends a task is an input of the coordinator; everything else only tells.
         let subject = if event.task_events.is_some() { names.input(&event.execution_id) } else { names.note(&event.execution_id) };
@@ -258,8 +272,8 @@ impl Walk {
             _ if event.task_events.is_some() => "worker.result",
             _ => "worker.note",
         });
-        let body = serde_json::to_vec(&event).unwrap_or_default();
-        Box::pin(self.flight.publisher.send(Write::with_id(subject, self.run.message_id(&event), body)).await)
+        let body = json::line(&event).unwrap_or_default();
+        self.flight.publisher.send(Write::with_id(subject, self.run.message_id(&event), body)).await
     }
 
     async fn leave(&self, left: Left, reply: Subject) {
@@ -292,12 +306,14 @@ enum Step {
     Again,
     /// The worker stops; the task goes back.
     GivenUp,
+    /// An intent could not be stored.
+    Lost,
     /// Another worker has the task by now.
     Stale,
 }
 
 /// Awaits the answers to what was published; whether all of it is stored.
-async fn confirm(pending: &mut Vec<Answer>) -> bool {
+async fn confirm(pending: &mut Vec<Receipt>) -> bool {
     let mut all = true;
     for answer in pending.drain(..) {
         if let Err(e) = answer.await {

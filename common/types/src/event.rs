@@ -187,6 +187,33 @@ pub struct Event {
     /// W3C trace context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// The idempotency key that the side effect carries, on `effect_intended`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// On `effect_settled`: the id of the `effect_intended` that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<String>,
+    /// On a node's result: ids of the `effect_intended` whose outcome nobody knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsettled: Vec<String>,
+    /// On terminal events: nodes of whose side effects nobody knows whether they happened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown_nodes: Vec<UnknownNode>,
+}
+
+/// A node of whose side effect nobody knows whether it happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnknownNode {
+    /// The node.
+    pub node_id: String,
+    /// The attempt that left it so.
+    pub attempt: u32,
+    /// Why nobody knows; the beginning, where it is long.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub error: String,
+    /// Ids of the `effect_intended` in question.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsettled: Vec<String>,
 }
 
 /// The result of a node that is not the last of its segment, carried by the last one's.
@@ -251,6 +278,10 @@ impl Event {
             new_state: None,
             by: None,
             traceparent: None,
+            key: None,
+            intent: None,
+            unsettled: Vec::new(),
+            unknown_nodes: Vec::new(),
         }
     }
 }
@@ -259,11 +290,11 @@ impl Event {
 pub mod event_id {
     /// Of `execution_started`.
     pub fn started(execution_id: &str) -> String {
-        format!("{execution_id}/started")
+        [execution_id, "/started"].concat()
     }
     /// Of the one terminal event.
     pub fn ended(execution_id: &str) -> String {
-        format!("{execution_id}/ended")
+        [execution_id, "/ended"].concat()
     }
     /// Of `node_started` of an attempt.
     pub fn node_started(execution_id: &str, node_id: &str, attempt: u32) -> String {
@@ -273,9 +304,26 @@ pub mod event_id {
     pub fn node_retrying(execution_id: &str, node_id: &str, attempt: u32) -> String {
         format!("{execution_id}/{node_id}/{attempt}/retrying")
     }
+    /// Of the n-th `effect_intended` of an attempt, from 1. An attempt that another worker goes on with
+    /// goes on counting.
+    pub fn effect_intended(execution_id: &str, node_id: &str, attempt: u32, n: u32) -> String {
+        let first = format!("{execution_id}/{node_id}/{attempt}/intended");
+        if n <= 1 { first } else { format!("{first}/{n}") }
+    }
+    /// Of the `effect_settled` that is about an `effect_intended`.
+    pub fn effect_settled(intent: &str) -> String {
+        match intent.rsplit_once("/intended") {
+            Some((attempt, n)) => format!("{attempt}/settled{n}"),
+            None => format!("{intent}/settled"),
+        }
+    }
+    /// Of `node_unknown` after an attempt: not the node's result, which is still to come.
+    pub fn node_unknown(execution_id: &str, node_id: &str, attempt: u32) -> String {
+        format!("{execution_id}/{node_id}/{attempt}/unknown")
+    }
     /// Of a node's one result: completed, failed or refused.
     pub fn node_result(execution_id: &str, node_id: &str) -> String {
-        format!("{execution_id}/{node_id}/result")
+        [execution_id, "/", node_id, "/result"].concat()
     }
     /// Of `node_skipped`.
     pub fn node_skipped(execution_id: &str, node_id: &str) -> String {
@@ -309,7 +357,8 @@ pub struct Command {
     /// The nodes of the task, on `claim`; the node, on `resolve`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
-    /// The fencing token, on `claim`: from here on a lower one is void on these nodes.
+    /// The fencing token, on `claim`: from here on a lower one is void on these nodes. On `resolve`
+    /// the first token of the attempt that it is about: it says nothing about a later one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<u64>,
     /// What an operator found out, on `resolve`.
@@ -403,11 +452,13 @@ impl Command {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
     by_node: BTreeMap<String, (u64, String)>,
+    abandoned: bool,
 }
 
 impl Claims {
     /// Takes in a command of the log.
     pub fn take_in(&mut self, command: &Command) {
+        self.abandoned |= command.kind == CommandType::Abandon;
         if command.kind != CommandType::Claim {
             return;
         }
@@ -421,8 +472,11 @@ impl Claims {
     }
 
     /// Whether an event is void: it has a lower token than a claim of one of its nodes that the log has
-    /// before it.
+    /// before it, or a worker stored it after the execution was abandoned.
     pub fn is_void(&self, event: &Event) -> bool {
+        if self.abandoned && event.token.is_some() {
+            return true;
+        }
         if self.by_node.is_empty() {
             return false;
         }

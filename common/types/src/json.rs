@@ -1,4 +1,4 @@
-//! How large a value is as JSON, without keeping what it would be.
+//! JSON as it is written: one line, and how long it would be.
 
 use std::io;
 
@@ -24,6 +24,19 @@ pub fn size(value: &impl Serialize) -> usize {
         // Far above every limit, and sums of it do not overflow.
         Err(_) => usize::MAX / 65_536,
     }
+}
+
+/// Most messages are shorter: written without growing.
+const LINE_BYTES: usize = 512;
+
+/// `value` as one line of JSON.
+///
+/// # Errors
+/// Of its `Serialize`.
+pub fn line(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
+    let mut out = Vec::with_capacity(LINE_BYTES);
+    serde_json::to_writer(&mut out, value)?;
+    Ok(out)
 }
 
 #[cfg(test)]

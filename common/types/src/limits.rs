@@ -34,6 +34,10 @@ pub const ID_BYTES_MAX: usize = 128;
 pub const TEXT_BYTES_MAX: usize = 1024;
 /// Bytes of a submission key.
 pub const KEY_BYTES_MAX: usize = 256;
+/// Nodes with an unknown outcome that a record names; the others follow once these are resolved.
+pub const UNKNOWN_NODES_MAX: usize = 64;
+/// Bytes of the error and the ids that a record gives for each of them: beside input and results.
+pub const UNKNOWN_TEXT_BYTES_MAX: usize = 512;
 /// Attempts of one node.
 pub const ATTEMPTS_MAX: u32 = 20;
 /// A node's longest time-out: one day; longer waits are not a node's work.

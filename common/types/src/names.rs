@@ -9,7 +9,7 @@
 //! | `<ns>.events.control.note.global` | changes of the control flag |
 //! | `<ns>.tasks.<type>.<shard>.<execution>` | tasks |
 //! | `<ns>.sync_probe` | nothing: writes that measure when the server syncs |
-//! | `<ns>.submit.<shard>`, `<ns>.cancel.<shard>` | requests to a coordinator (core NATS) |
+//! | `<ns>.submit.<shard>`, `<ns>.cancel.<shard>`, `<ns>.resolve.<shard>` | requests to a coordinator (core NATS) |
 //! | `<ns>.coordinator` | asks coordinators who they are (core NATS) |
 //! | `<ns>.coordinators` | coordinators' signs of life, for each other (core NATS) |
 //! | `<ns>.stop.<execution>` | hint to workers that an execution was cancelled (core NATS) |
@@ -94,12 +94,20 @@ impl Names {
     }
     /// The subject of a key of a bucket.
     pub fn kv_subject(bucket: &str, key: &str) -> String {
-        format!("$KV.{bucket}.{key}")
+        ["$KV.", bucket, ".", key].concat()
     }
 
     /// All subjects of the log.
     pub fn events_all(&self) -> String {
         format!("{}.events.>", self.ns)
+    }
+    /// By concatenation: one allocation, on the path of every message.
+    fn event(&self, what: &str, execution_id: &str, after: &str) -> String {
+        [&self.ns, ".events.", self.shard_token(execution_id), ".", what, ".", &token(execution_id), after].concat()
+    }
+    fn shard_token(&self, execution_id: &str) -> &'static str {
+        const TOKENS: [&str; SHARDS as usize] = ["0", "1", "2", "3", "4", "5", "6", "7"];
+        TOKENS[self.shard(execution_id) as usize % TOKENS.len()]
     }
     /// What is read of one shard's part of the log.
     pub fn inputs_of_shard(&self, shard: u32) -> String {
@@ -107,15 +115,15 @@ impl Names {
     }
     /// Events that only tell.
     pub fn note(&self, execution_id: &str) -> String {
-        format!("{}.events.{}.note.{}", self.ns, self.shard(execution_id), token(execution_id))
+        self.event("note", execution_id, "")
     }
     /// Events that decide.
     pub fn input(&self, execution_id: &str) -> String {
-        format!("{}.events.{}.input.{}", self.ns, self.shard(execution_id), token(execution_id))
+        self.event("input", execution_id, "")
     }
     /// Commands.
     pub fn command(&self, execution_id: &str) -> String {
-        format!("{}.events.{}.input.{}.command", self.ns, self.shard(execution_id), token(execution_id))
+        self.event("input", execution_id, ".command")
     }
     /// The execution, as its token, that a subject of the log belongs to; `None` for control events.
     pub fn execution_token(subject: &str) -> Option<&str> {
@@ -129,7 +137,7 @@ impl Names {
     }
     /// All events of an execution, notes and inputs, without commands.
     pub fn events_of(&self, execution_id: &str) -> String {
-        format!("{}.events.{}.*.{}", self.ns, self.shard(execution_id), token(execution_id))
+        self.event("*", execution_id, "")
     }
     /// Everything the log has of an execution: events and commands.
     pub fn log_of(&self, execution_id: &str) -> [String; 2] {
@@ -150,7 +158,7 @@ impl Names {
     }
     /// A task.
     pub fn task(&self, kind: &str, execution_id: &str) -> String {
-        format!("{}.tasks.{kind}.{}.{}", self.ns, self.shard(execution_id), token(execution_id))
+        [&self.ns, ".tasks.", kind, ".", self.shard_token(execution_id), ".", &token(execution_id)].concat()
     }
     /// All tasks of an execution.
     pub fn tasks_of(&self, execution_id: &str) -> String {
@@ -172,6 +180,10 @@ impl Names {
     /// Cancels to a shard's coordinator.
     pub fn cancel(&self, shard: u32) -> String {
         format!("{}.cancel.{shard}", self.ns)
+    }
+    /// Resolutions to a shard's coordinator.
+    pub fn resolve(&self, shard: u32) -> String {
+        format!("{}.resolve.{shard}", self.ns)
     }
     /// Asks coordinators who they are: answered once every shard has one.
     pub fn coordinator(&self) -> String {

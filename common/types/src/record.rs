@@ -4,7 +4,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Timestamp, event::Correlation};
+use crate::{
+    Timestamp,
+    event::{Correlation, UnknownNode},
+};
 
 /// Where an execution stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -151,6 +154,10 @@ pub struct Record {
     /// How many events it has, once ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_count: Option<u32>,
+    /// Nodes of whose side effects nobody knows whether they happened: while the status is `unknown` they
+    /// wait for an operator, once it has ended they stay on record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown_nodes: Vec<UnknownNode>,
 }
 
 /// What a client sees of an ended or running execution: the answer of `execute`.
@@ -184,6 +191,9 @@ pub struct Outcome {
     /// Why it was halted or cancelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Nodes of whose side effects nobody knows whether they happened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown_nodes: Vec<UnknownNode>,
 }
 
 /// Whether a count is left out.
@@ -204,6 +214,7 @@ impl From<&Record> for Outcome {
             nodes_failed: r.nodes_failed,
             errors: r.errors.clone(),
             reason: r.reason.clone(),
+            unknown_nodes: r.unknown_nodes.clone(),
         }
     }
 }

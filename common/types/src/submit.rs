@@ -2,9 +2,16 @@
 //! unanswered request with the same key; that finds the same execution.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::{error::ApiError, ids::shard_of, record::Status};
+use crate::{
+    error::{ApiError, Code},
+    event::Resolution,
+    ids::shard_of,
+    json,
+    limits::{OUTPUT_BYTES_MAX, TEXT_BYTES_MAX},
+    record::Status,
+};
 
 /// Starts an execution.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,7 +60,54 @@ pub struct Cancel {
     pub by: String,
 }
 
-/// The answer to [`Submit`] and [`Cancel`]: sent once everything it implies is stored.
+/// Says what became of a node whose outcome is unknown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resolve {
+    /// Which execution.
+    pub execution_id: String,
+    /// Which node.
+    pub node_id: String,
+    /// What was found out.
+    pub resolution: Resolution,
+    /// What the node gave: there if and only if it is `done`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<Map<String, Value>>,
+    /// How it was found out.
+    #[serde(default)]
+    pub reason: String,
+    /// Who.
+    #[serde(default)]
+    pub by: String,
+}
+
+impl Resolve {
+    /// What can be told without asking anyone.
+    ///
+    /// # Errors
+    /// `Invalid` or `TooLarge`, naming the field.
+    pub fn check(&self) -> Result<(), ApiError> {
+        match (&self.outputs, self.resolution) {
+            (None, Resolution::Done) => return Err(ApiError::invalid("outputs", "must be there as an object if the node is `done`")),
+            (Some(_), Resolution::Repeat | Resolution::Fail) => {
+                return Err(ApiError::invalid("outputs", "can only be given if the node is `done`"));
+            }
+            (Some(outputs), Resolution::Done) if json::size(outputs) > OUTPUT_BYTES_MAX => {
+                let message = format!("outputs: have {} bytes, more than {OUTPUT_BYTES_MAX}", json::size(outputs));
+                return Err(ApiError { field: Some("outputs".into()), ..ApiError::new(Code::TooLarge, message) });
+            }
+            _ => {}
+        }
+        for (field, text) in [("reason", &self.reason), ("by", &self.by)] {
+            if text.len() > TEXT_BYTES_MAX {
+                return Err(ApiError::invalid(field, format!("has more than {TEXT_BYTES_MAX} bytes")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The answer to [`Submit`], [`Cancel`] and [`Resolve`]: sent once everything it implies is stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {

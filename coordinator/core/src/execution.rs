@@ -1,7 +1,7 @@
 //! An execution's state and its one mutator, used live and in recovery alike.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -9,9 +9,10 @@ use haltline_types::{
     Millis, Timestamp,
     control::Flag,
     definition::OnError,
-    event::{Claims, Command, CommandType, Event, EventType},
+    event::{Claims, Command, CommandType, Event, EventType, UnknownNode},
     limits::{ERROR_BRIEF_BYTES_MAX, ERRORS_MAX, EXECUTION_MS_MAX},
     record::{FailedNode, Record},
+    task::round,
 };
 use serde_json::{Map, Value};
 
@@ -31,6 +32,8 @@ pub(crate) enum NodeState {
     InTask(u32),
     /// Completed, with its outputs.
     Done(Map<String, Value>),
+    /// Whether its side effect happened is unknown: an operator has to say.
+    Unknown,
     /// Failed, and its `on_error` let the execution go on.
     Failed,
     /// Does not run: a node it depends on failed under `on_error: skip`.
@@ -62,6 +65,41 @@ pub enum Input {
     Result(Box<Event>),
     /// A command.
     Command(Command),
+    /// The command that ends a stopped execution without the tasks that nobody answers for, and how many
+    /// events the log has before it. What workers store after it is void.
+    Abandoned(Timestamp, u32),
+}
+
+/// How many events of an execution the log has, as it is read in its order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told {
+    ids: HashSet<String>,
+    claims: Claims,
+}
+
+impl Told {
+    /// Takes in an event.
+    pub(crate) fn event(&mut self, event: &Event) {
+        if !self.claims.is_void(event) {
+            self.ids.insert(event.id.clone());
+        }
+    }
+    /// Takes in a command.
+    pub(crate) fn command(&mut self, command: &Command) {
+        self.claims.take_in(command);
+    }
+    /// Events so far.
+    pub(crate) fn count(&self) -> u32 {
+        self.ids.len() as u32
+    }
+    /// Whether an event that comes now is void.
+    pub(crate) fn is_void(&self, event: &Event) -> bool {
+        self.claims.is_void(event)
+    }
+    /// The ids of all of them.
+    pub(crate) fn into_ids(self) -> HashSet<String> {
+        self.ids
+    }
 }
 
 /// What an input did.
@@ -92,9 +130,17 @@ pub struct Execution {
     /// Events stored so far, as far as inputs tell: `execution_started`, those of ended tasks, and
     /// `node_skipped`.
     pub(crate) events: u32,
-    /// How many of these are of the task that began at a node: a task that two workers ran at once
-    /// can end twice, at different nodes, and is not to be counted twice.
-    pub(crate) counted: BTreeMap<u32, u32>,
+    /// How many of these are of the task that began at a node with an attempt: a task that two workers
+    /// ran at once can end twice, at different nodes, and is not to be counted twice.
+    pub(crate) counted: BTreeMap<(u32, u32), u32>,
+    /// Nodes of whose side effects nobody knows whether they happened.
+    pub(crate) unknown: BTreeMap<u32, UnknownNode>,
+    /// Those that the record names already.
+    pub(crate) told: Vec<UnknownNode>,
+    /// First attempt of the task that begins at a node, where it was repeated.
+    pub(crate) rounds: BTreeMap<u32, u32>,
+    /// Events that no worker tells, to be emitted.
+    pub(crate) notes: Vec<Event>,
     pub(crate) claims: Claims,
     pub(crate) stop: Option<Stop>,
     pub(crate) ended: bool,
@@ -130,6 +176,10 @@ impl Execution {
             untold: Vec::new(),
             events: 1,
             counted: BTreeMap::new(),
+            unknown: BTreeMap::new(),
+            told: Vec::new(),
+            rounds: BTreeMap::new(),
+            notes: Vec::new(),
             claims: Claims::default(),
             stop: None,
             ended: false,
@@ -179,6 +229,7 @@ impl Execution {
         match input {
             Input::Result(event) => self.apply_result(event),
             Input::Command(command) => self.apply_command(command),
+            Input::Abandoned(at, events) => self.abandon(*at, *events),
         }
     }
 
@@ -188,17 +239,24 @@ impl Execution {
         if !event.kind.is_input() || self.nodes[i as usize].is_settled() || self.claims.is_void(event) {
             return Applied::Ignored;
         }
-        self.at = self.at.max(event.timestamp);
         let head = event.segment.first().and_then(|s| self.plan.find(&s.node_id)).unwrap_or(i);
+        // That it is unknown is no news; of a task that was repeated since, only what it did counts.
+        let is_unknown = self.nodes[i as usize] == NodeState::Unknown;
+        let no_news = event.kind == EventType::NodeUnknown && is_unknown;
+        if no_news || (event.kind != EventType::NodeCompleted && self.is_outdated(head, event)) {
+            return Applied::Ignored;
+        }
+        self.at = self.at.max(event.timestamp);
         let told = event.task_events.unwrap_or(1);
-        let counted = self.counted.entry(head).or_default();
+        let counted = self.counted.entry((head, event.token.map_or(1, round))).or_default();
         self.events += told.saturating_sub(*counted);
         *counted = told.max(*counted);
         if let Some(rest) = event.rest_events {
             // The task that goes on, if any does, tells these again.
             self.events += rest;
             if let Some(next) = self.plan.node(i).chain_next {
-                *self.counted.entry(next).or_default() += rest;
+                let first = self.rounds.get(&next).copied().unwrap_or(1);
+                *self.counted.entry((next, first)).or_default() += rest;
             }
         }
         // Whatever task has one of these nodes is over: its own result would come too late to count.
@@ -236,15 +294,44 @@ impl Execution {
         } else if admitted {
             self.fail(i, event);
         } else {
-            self.settle(i, NodeState::Ended);
+            let unknown = event.kind == EventType::NodeUnknown;
+            self.settle(i, if unknown { NodeState::Unknown } else { NodeState::Ended });
+            // Also a refusal can leave an effect behind that was on its way.
+            if unknown || !event.unsettled.is_empty() {
+                self.note_unknown(i, event);
+            }
         }
         Applied::Changed
+    }
+
+    fn abandon(&mut self, at: Timestamp, events: u32) -> Applied {
+        // Of a halt and a failure, tasks that run go on to their end.
+        if !self.can_be_abandoned() {
+            return Applied::Ignored;
+        }
+        self.at = self.at.max(at);
+        self.outstanding = 0;
+        self.events = events;
+        for state in &mut self.nodes {
+            if matches!(state, NodeState::InTask(_)) {
+                *state = NodeState::Ended;
+            }
+        }
+        Applied::Changed
+    }
+
+    /// Whether it was stopped in a way that running nodes are to obey at once, and some have not.
+    pub(crate) fn can_be_abandoned(&self) -> bool {
+        !self.ended && self.outstanding > 0 && matches!(self.stop, Some(Stop::Cancelled { .. } | Stop::TimedOut))
     }
 
     fn apply_command(&mut self, command: &Command) -> Applied {
         self.claims.take_in(command);
         if self.stop.is_some() {
             return Applied::Ignored;
+        }
+        if command.kind == CommandType::Resolve {
+            return self.apply_resolve(command);
         }
         self.at = self.at.max(command.timestamp);
         match command.kind {
@@ -259,7 +346,7 @@ impl Execution {
         Applied::Changed
     }
 
-    fn stop_with(&mut self, stop: Stop) {
+    pub(crate) fn stop_with(&mut self, stop: Stop) {
         // The first reason by log order stands.
         if self.stop.is_none() {
             self.stop = Some(stop);
@@ -294,15 +381,16 @@ impl Execution {
         }
     }
 
-    fn settle(&mut self, i: u32, state: NodeState) {
+    pub(crate) fn settle(&mut self, i: u32, state: NodeState) {
         if self.nodes[i as usize] == NodeState::Ready {
             // Dispatched by someone else, while our gate was closed.
             self.ready.retain(|r| *r != i);
         }
+        self.unknown.remove(&i);
         self.nodes[i as usize] = state;
     }
 
-    fn complete(&mut self, i: u32, outputs: Map<String, Value>) {
+    pub(crate) fn complete(&mut self, i: u32, outputs: Map<String, Value>) {
         if self.nodes[i as usize].is_settled() {
             return;
         }
@@ -312,7 +400,7 @@ impl Execution {
     }
 
     /// A node failed and its `on_error` says how the execution goes on.
-    fn fail(&mut self, i: u32, event: &Event) {
+    pub(crate) fn fail(&mut self, i: u32, event: &Event) {
         self.settle(i, NodeState::Failed);
         self.failed += 1;
         let plan = self.plan.clone();

@@ -3,6 +3,7 @@
 //! log, records and tasks consistent through crashes ([`Engine`]), and how a worker walks through a
 //! task ([`TaskRun`]). Time is an argument; effects are data.
 
+mod effects;
 mod engine;
 mod execution;
 mod floor;
@@ -11,7 +12,9 @@ mod plan;
 pub mod replay;
 mod segments;
 mod task_run;
+mod unknown;
 
+pub use effects::{Intent, Settled};
 pub use engine::{Body, Engine, Limits, Loaded, LogMessage, Out, WriteId};
 pub use execution::{Applied, Execution, Input};
 pub use floor::{Floor, Known};

@@ -22,6 +22,10 @@ use crate::execution::{DEADLINE_EXCEEDED, Execution, NodeState, Stop};
 pub enum Output {
     /// A task, for the type of its first node.
     Task(Box<Task>),
+    /// An event that no worker tells.
+    Note(Box<Event>),
+    /// The record of an execution that goes on, since what people must know of it has changed.
+    Standing(Box<Record>),
     /// `node_skipped`.
     Skipped(Box<Event>),
     /// The end: the terminal event and the final record.
@@ -54,6 +58,7 @@ impl Execution {
         if self.ended {
             return out;
         }
+        out.extend(self.notes.drain(..).map(|event| Output::Note(Box::new(event))));
         for (i, cause) in std::mem::take(&mut self.untold) {
             out.push(Output::Skipped(Box::new(self.skipped_event(i, cause))));
         }
@@ -70,6 +75,9 @@ impl Execution {
             self.ended = true;
             let (event, record) = self.end();
             out.push(Output::End(Box::new(event), Box::new(record)));
+        } else if let Some(record) = self.standing(&self.told) {
+            self.told.clone_from(&record.unknown_nodes);
+            out.push(Output::Standing(Box::new(record)));
         }
         out
     }
@@ -100,15 +108,17 @@ impl Execution {
         self.outstanding += 1;
         // The rest of a segment that ended early: a worker may have begun with it.
         let rest = segments && self.plan.node(head).deps.iter().any(|d| self.plan.node(*d).chain_next == Some(head));
+        // A node that is repeated takes up counting where it was, and its token is above all before it.
+        let attempt = self.rounds.get(&head).copied().unwrap_or(1);
         let r = &self.record;
         Task {
             v: haltline_types::WIRE_VERSION,
-            task_id: task_id(self.id(), &self.plan.def(head).id, 1),
+            task_id: task_id(self.id(), &self.plan.def(head).id, attempt),
             correlation: r.correlation.clone(),
             workflow_version: r.workflow_version.clone(),
             shard: r.shard,
-            attempt: 1,
-            token: token(1),
+            attempt,
+            token: token(attempt),
             deadline: self.deadline(),
             created_at: self.at,
             traceparent: traceparent(self.id()),
@@ -197,6 +207,8 @@ impl Execution {
         record.results = results;
         record.results_omitted = omitted;
         record.event_count = Some(count);
+        event.unknown_nodes = self.unknown_nodes();
+        record.unknown_nodes = event.unknown_nodes.clone();
         match &self.stop {
             None => {}
             Some(Stop::Failed { node, error, error_type }) => {
@@ -267,6 +279,7 @@ impl Execution {
                 _ => None,
             },
             event_count: event.event_count,
+            unknown_nodes: event.unknown_nodes.clone(),
             ..self.record.clone()
         }
     }
@@ -292,6 +305,7 @@ impl Execution {
         event.error_type = record.error_type.clone();
         event.errors = record.errors.clone();
         event.reason = record.reason.clone();
+        event.unknown_nodes = record.unknown_nodes.clone();
         match &self.stop {
             Some(Stop::Halted(flag)) if record.status == Status::Halted => {
                 event.reason = Some(flag.reason.clone());
@@ -310,7 +324,8 @@ impl Execution {
     /// Outputs by node, unless they are too large for one message.
     fn results(&self) -> (Map<String, Value>, bool) {
         let mut results = Map::new();
-        let mut bytes = 0;
+        // Beside them the record has to hold these.
+        let mut bytes = json::size(&self.unknown_nodes());
         for (i, state) in self.nodes.iter().enumerate() {
             if let NodeState::Done(outputs) = state {
                 let def = self.plan.def(i as u32);

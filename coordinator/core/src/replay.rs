@@ -7,7 +7,7 @@ use haltline_types::{
     Names, Timestamp,
     catalog::NodeType,
     definition::Definition,
-    event::{Command, Event, event_id},
+    event::{Command, CommandType, Event, event_id},
     record::Record,
 };
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     engine::as_accepted,
-    execution::{Applied, Execution, Input, NodeState},
+    execution::{Applied, Execution, Input, NodeState, Told},
     outputs::Output,
     plan::Plan,
 };
@@ -187,6 +187,7 @@ pub struct Replay {
     history: History,
     execution: Execution,
     segments: bool,
+    told: Told,
     /// Messages taken; the acceptance is a step of its own.
     at: Option<usize>,
     before: Vec<NodeState>,
@@ -197,7 +198,7 @@ impl Replay {
     /// At the beginning. `segments`: whether linear chains were dispatched as one task.
     pub fn new(history: History, segments: bool) -> Self {
         let execution = Execution::accept(as_accepted(&history.record), Arc::clone(&history.plan));
-        Self { history, execution, segments, at: None, before: Vec::new(), end: None }
+        Self { history, execution, segments, told: Told::default(), at: None, before: Vec::new(), end: None }
     }
 
     /// Takes the next message; `None` after the last one.
@@ -213,11 +214,16 @@ impl Replay {
             Entry::Event(e) => (e.kind.as_str().to_owned(), e.node_id.clone()),
             Entry::Command(c) => (c.kind.as_str().to_owned(), c.nodes.first().cloned()),
         };
+        match &entry {
+            Entry::Event(e) => self.told.event(e),
+            Entry::Command(c) => self.told.command(c),
+        }
         let over = self.history.recorded().is_some_and(|(end, _)| seq > end);
         let input = match entry {
             // Only what ends a task decides; middle results of a segment come with it.
             Entry::Event(e) if e.kind.is_input() && e.task_events.is_some() => Some(Input::Result(e)),
             Entry::Event(_) => None,
+            Entry::Command(c) if c.kind == CommandType::Abandon => Some(Input::Abandoned(c.timestamp, self.told.count())),
             Entry::Command(c) => Some(Input::Command(c)),
         };
         let Some(input) = input.filter(|_| !over) else {
@@ -240,7 +246,11 @@ impl Replay {
                     let nodes: Vec<&str> = task.nodes.iter().map(|n| n.id.as_str()).collect();
                     format!("task {} of {}", task.task_id, nodes.join(", "))
                 }
+                Output::Note(event) => format!("tell {}", event.kind.as_str()),
+                Output::Standing(record) => format!("record {}", record.status.as_str()),
                 Output::Skipped(event) => format!("skip {}", event.node_id.as_deref().unwrap_or_default()),
+                Output::Note(event) => format!("tell {} {}", event.kind.as_str(), event.node_id.as_deref().unwrap_or_default()),
+                Output::Standing(record) => format!("record {}", record.status.as_str()),
                 Output::End(event, _) => {
                     let told = format!("end {}", event.status.as_deref().unwrap_or_default());
                     self.end = Some(event);

@@ -15,6 +15,7 @@ use haltline_types::{
 use serde_json::{Map, Value};
 
 use crate::{
+    effects::{Effects, Intent},
     engine::LogMessage,
     execution::DEADLINE_EXCEEDED,
     outputs::{deadline_passed, look_up_output},
@@ -71,6 +72,13 @@ pub enum NodeOutcome {
     Halted(Flag),
     /// It stopped because the execution was cancelled, or its deadline passed.
     Cancelled,
+    /// Whether its side effect happened cannot be told.
+    Unknown {
+        /// Stable kind of what went wrong.
+        error_type: String,
+        /// One sentence: why it cannot be told.
+        message: String,
+    },
 }
 
 /// What is particular to one delivery of a task.
@@ -104,6 +112,10 @@ pub struct TaskRun {
     /// index of its node.
     ids: HashMap<String, usize>,
     outputs: HashMap<String, Map<String, Value>>,
+    /// Side effects of the node that is next.
+    effects: Effects,
+    /// The `node_started` that the last step gave out: of a node that is handed back it is not published.
+    announced: Option<String>,
     finished: bool,
     /// The command that stopped the execution: a cancel or a time-out.
     stopped: Option<Command>,
@@ -130,6 +142,8 @@ impl TaskRun {
             attempt,
             ids: HashMap::new(),
             outputs: HashMap::new(),
+            effects: Effects::default(),
+            announced: None,
             finished: false,
             stopped: None,
             halted: None,
@@ -181,6 +195,10 @@ impl TaskRun {
     }
 
     fn learn_event(&mut self, i: usize, event: &Event) {
+        // Of the task before this one, which an operator had repeated.
+        if i == 0 && event.attempt.is_some_and(|attempt| attempt < self.task.attempt) {
+            return;
+        }
         self.ids.insert(event.id.clone(), i);
         match event.kind {
             EventType::NodeCompleted => {
@@ -190,9 +208,11 @@ impl TaskRun {
                 if self.at == i {
                     self.at += 1;
                     self.attempt = 1;
+                    self.effects.clear();
                 }
             }
             EventType::NodeFailed | EventType::NodeRefused | EventType::NodeUnknown => self.finished = true,
+            EventType::EffectIntended | EventType::EffectSettled if self.at == i => self.effects.take_in(event),
             EventType::NodeRetrying if self.at == i => {
                 self.attempt = self.attempt.max(event.attempt.unwrap_or(0) + 1);
             }
@@ -251,6 +271,35 @@ impl TaskRun {
         }
     }
 
+    /// An `effect_intended` of the attempt that runs; the worker gives it its number.
+    pub fn intend(&self, now: Timestamp) -> Event {
+        self.event(EventType::EffectIntended, now)
+    }
+
+    /// How many effects the attempt that runs has intended so far, on this worker or before.
+    pub fn intended(&self) -> u32 {
+        self.effects.intended(self.attempt)
+    }
+
+    /// An `effect_intended` or `effect_settled` of the node that runs was published.
+    pub fn effect(&mut self, event: &Event) {
+        self.ids.insert(event.id.clone(), self.at);
+        self.effects.take_in(event);
+    }
+
+    /// Side effects of the node that is next which happened or may have happened: someone has to be asked
+    /// before it runs again.
+    pub fn in_doubt(&self) -> Vec<Intent> {
+        self.effects.in_doubt()
+    }
+
+    /// Whether another attempt follows if this one fails in a way that is worth one.
+    pub fn has_attempts_left(&self) -> bool {
+        // A node that an operator had repeated has all its attempts again.
+        let first = if self.at == 0 { self.task.attempt } else { 1 };
+        self.attempt.saturating_sub(first) + 1 < self.node().retry.attempts
+    }
+
     /// The `Nats-Msg-Id` of an event of this task.
     ///
     /// A result that ends its task must not be taken for a repeat of the one with the same id that only
@@ -279,6 +328,9 @@ impl TaskRun {
     /// [`TaskRun::message_id`] tells the two apart.
     pub fn hand_back(&mut self, now: Timestamp) -> Option<Event> {
         let last = self.at.checked_sub(1)?;
+        if let Some(id) = self.announced.take() {
+            self.ids.remove(&id);
+        }
         let node = self.task.nodes[last].clone();
         let mut e = Event::new(
             EventType::NodeCompleted,
@@ -358,11 +410,12 @@ impl TaskRun {
                 self.ids.insert(e.id.clone(), self.at);
                 self.at += 1;
                 self.attempt = 1;
+                self.effects.clear();
                 After::Note(Box::new(e))
             }
             NodeOutcome::Failed { error_type, message, retryable } => {
                 let policy = self.node().retry;
-                let again = retryable && self.attempt < policy.attempts;
+                let again = retryable && self.has_attempts_left();
                 // A halt or cancel keeps the next attempt from starting: that is what ended the node.
                 if again && let Some(flag) = flag {
                     return After::End(Box::new(self.refuse_halted(now, flag, Some(duration_ms))));
@@ -370,7 +423,7 @@ impl TaskRun {
                 if again && self.stopped.is_some() {
                     return After::End(Box::new(self.refuse_stopped(now)));
                 }
-                let mut e = self.event(if again { EventType::NodeRetrying } else { EventType::NodeFailed }, now);
+                let mut e = self.event(if again { EventType::NodeRetrying } else { self.failure() }, now);
                 e.duration_ms = Some(duration_ms);
                 e.error = Some(cut(message));
                 e.error_type = Some(error_type);
@@ -386,6 +439,14 @@ impl TaskRun {
             }
             NodeOutcome::Halted(flag) => After::End(Box::new(self.refuse_halted(now, flag, Some(duration_ms)))),
             NodeOutcome::Cancelled => After::End(Box::new(self.refuse_stopped(now))),
+            NodeOutcome::Unknown { error_type, message } => {
+                let mut e = self.event(EventType::NodeUnknown, now);
+                e.duration_ms = Some(duration_ms);
+                e.error = Some(cut(message));
+                e.error_type = Some(error_type);
+                e.halted = flag;
+                After::End(Box::new(self.result(e)))
+            }
         }
     }
 
@@ -397,6 +458,11 @@ impl TaskRun {
         }
     }
 
+    /// A node does not end as failed while nobody knows whether its side effect happened.
+    fn failure(&self) -> EventType {
+        if self.effects.unsettled().is_empty() { EventType::NodeFailed } else { EventType::NodeUnknown }
+    }
+
     fn node(&self) -> &TaskNode {
         &self.task.nodes[self.at]
     }
@@ -406,6 +472,8 @@ impl TaskRun {
         let id = match kind {
             EventType::NodeStarted => event_id::node_started(execution, &node.id, self.attempt),
             EventType::NodeRetrying => event_id::node_retrying(execution, &node.id, self.attempt),
+            EventType::NodeUnknown => event_id::node_unknown(execution, &node.id, self.attempt),
+            EventType::EffectIntended => event_id::effect_intended(execution, &node.id, self.attempt, self.intended() + 1),
             _ => event_id::node_result(execution, &node.id),
         };
         let mut e = Event::new(kind, id, &self.task.correlation, now);
@@ -421,13 +489,18 @@ impl TaskRun {
     fn started(&mut self, now: Timestamp) -> Option<Event> {
         let mut e = self.event(EventType::NodeStarted, now);
         e.traceparent = Some(self.task.traceparent.clone());
-        self.ids.insert(e.id.clone(), self.at).is_none().then_some(e)
+        let new = self.ids.insert(e.id.clone(), self.at).is_none();
+        self.announced = new.then(|| e.id.clone());
+        new.then_some(e)
     }
 
     /// Makes `e` the result that ends the task.
     fn result(&mut self, mut e: Event) -> Event {
         self.ids.insert(e.id.clone(), self.at);
         self.finished = true;
+        if e.kind != EventType::NodeCompleted {
+            e.unsettled = self.effects.unsettled();
+        }
         // What an earlier walk did with a later node is counted by the task that goes on with it.
         e.task_events = Some(self.ids.values().filter(|node| **node <= self.at).count() as u32);
         e.segment = self.task.nodes[..self.at]
@@ -466,7 +539,7 @@ impl TaskRun {
 
     /// A node that cannot run counts as started and failed, so that its history reads like any other.
     fn fail_unrun(&mut self, started: Option<Event>, now: Timestamp, error_type: &str, message: String) -> Vec<Event> {
-        let mut e = self.event(EventType::NodeFailed, now);
+        let mut e = self.event(self.failure(), now);
         e.duration_ms = Some(0.0);
         e.error_type = Some(error_type.into());
         e.error = Some(message);

@@ -137,6 +137,7 @@ fn word(kind: EventType) -> &'static str {
         EventType::NodeRefused => "refused",
         EventType::NodeSkipped => "skipped",
         EventType::NodeUnknown => "unknown",
+        EventType::EffectIntended | EventType::EffectSettled => "acting",
         other => other.as_str(),
     }
 }

@@ -50,6 +50,14 @@ pub fn input(text: Option<&str>) -> Result<Value, ApiError> {
     value.map_err(|e| ApiError { message: e.message.replacen("document:", "input:", 1), field: Some("input".into()), ..e })
 }
 
+/// A JSON value of a flag: JSON, or `@file` with JSON or YAML.
+///
+/// # Errors
+/// `Invalid` or `TooLarge`, naming the flag.
+pub fn json(flag: &str, text: &str) -> Result<Value, ApiError> {
+    input(Some(text)).map_err(|e| ApiError { message: e.message.replacen("input:", &format!("{flag}:"), 1), field: Some(flag.into()), ..e })
+}
+
 /// Who acts: what was given, else `$USER`, else `cli`.
 pub fn by(given: Option<String>) -> String {
     given.or_else(environment::user).unwrap_or_else(|| "cli".into())

@@ -33,8 +33,9 @@ use haltline_common::{Link, config::NatsSettings, publisher::Publisher, types::N
 
 pub use haltline_common::types::{
     error::{ApiError, Code},
+    event::{Resolution, UnknownNode},
     record::{Outcome, Record, Status},
-    submit::{Accepted, Submit},
+    submit::{Accepted, Resolve, Submit},
 };
 pub use recent::EXECUTIONS_MAX;
 pub use workflows::WorkflowSummary;

@@ -11,7 +11,7 @@ use haltline_common::{
     types::{
         ids::check_id,
         limits::{KEY_BYTES_MAX, MESSAGE_BYTES_MAX, TEXT_BYTES_MAX},
-        submit::{Cancel, Reply},
+        submit::{Cancel, Reply, Resolve},
     },
 };
 use serde::Serialize;
@@ -55,6 +55,18 @@ impl Client {
         let cancel = Cancel { execution_id: execution_id.into(), reason: reason.into(), by: by.into() };
         let names = &self.shared.link.names;
         self.ask(names.cancel(names.shard(execution_id)), encode(&cancel, "reason")?).await
+    }
+
+    /// Says what became of a node whose outcome is unknown. Returns once that is stored; the execution
+    /// goes on from it.
+    ///
+    /// # Errors
+    /// `Invalid` and `TooLarge` before anything is sent; `UnknownExecution`; `Conflict` if the node does
+    /// not wait for it, with where it stands; or as [`Client::submit`].
+    pub async fn resolve(&self, resolve: &Resolve) -> Result<Accepted, ApiError> {
+        resolve.check()?;
+        let names = &self.shared.link.names;
+        self.ask(names.resolve(names.shard(&resolve.execution_id)), encode(resolve, "outputs")?).await
     }
 
     /// Asks until there is an answer or the time is over.

@@ -125,5 +125,6 @@ fn running(execution_id: String, status: crate::Status) -> Outcome {
         nodes_failed: 0,
         errors: Vec::new(),
         reason: None,
+        unknown_nodes: Vec::new(),
     }
 }

@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
-use haltline_client::{ApiError, Code, Outcome, Record, Status, Submit};
+use haltline_client::{ApiError, Code, Outcome, Record, Resolution, Resolve, Status, Submit};
 use haltline_common::{fault, types::Millis};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -217,6 +217,32 @@ pub(super) struct Cancelling {
 pub(super) async fn cancel(State(app): State<App>, Path(id): Path<String>, raw: Raw) -> Result<Response, Problem> {
     let c: Cancelling = body::json(raw)?;
     let accepted = app.client.cancel(&id, &c.reason, c.by.as_deref().unwrap_or(BY)).await?;
+    Ok(json_response(StatusCode::ACCEPTED, &accepted))
+}
+
+/// The body of a resolution.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Resolving {
+    resolution: Resolution,
+    outputs: Option<Map<String, Value>>,
+    #[serde(default)]
+    reason: String,
+    by: Option<String>,
+}
+
+/// `POST /v1/executions/{id}/nodes/{node}/resolve`: 202 once it is stored.
+pub(super) async fn resolve(State(app): State<App>, Path((id, node)): Path<(String, String)>, raw: Raw) -> Result<Response, Problem> {
+    let r: Resolving = body::json(raw)?;
+    let resolve = Resolve {
+        execution_id: id,
+        node_id: node,
+        resolution: r.resolution,
+        outputs: r.outputs,
+        reason: r.reason,
+        by: r.by.unwrap_or_else(|| BY.to_owned()),
+    };
+    let accepted = app.client.resolve(&resolve).await?;
     Ok(json_response(StatusCode::ACCEPTED, &accepted))
 }
 

@@ -55,6 +55,7 @@ pub(crate) fn router(app: App, origins: Arc<Origins>) -> Router {
         .route("/v1/executions/{id}", get(executions::read))
         .route("/v1/executions/{id}/events", get(executions::events))
         .route("/v1/executions/{id}/cancel", post(executions::cancel))
+        .route("/v1/executions/{id}/nodes/{node}/resolve", post(executions::resolve))
         .route("/v1/control/global", get(control::read).put(control::set))
         .route("/v1/workers", get(workers::workers))
         .route("/v1/node-types", get(workers::types))

@@ -26,8 +26,10 @@ pub const POINTS: &[(&str, Role)] = &[
     ("worker.started", Role::Worker),
     ("worker.note", Role::Worker),
     ("worker.retrying", Role::Worker),
+    ("worker.intended", Role::Worker),
     ("worker.effect", Role::Worker),
     ("worker.effect_done", Role::Worker),
+    ("worker.settled", Role::Worker),
     ("worker.result", Role::Worker),
     ("worker.ack", Role::Worker),
     ("client.submit", Role::Client),
@@ -119,11 +121,8 @@ async fn play(point: &str, role: Role, shape: Shape, victim: Victim) -> anyhow::
     );
     let arrived = ledger::arrivals(&site.ledger(), &id, "buy")?;
     ensure!(arrived.filled == usize::from(trades), "filled {} times", arrived.filled);
-    ensure!(arrived.all <= arrivals_max(point, victim, trades), "the order arrived {} times", arrived.all);
-    if point == "worker.effect_done" && victim == Victim::Itself {
-        // Here the order must arrive again: nobody but the market can know that it was placed.
-        ensure!(arrived.all == 2, "the order arrived {} times", arrived.all);
-    }
+    // Whoever goes on with a node that may have ordered asks the market before it orders.
+    ensure!(arrived.all == usize::from(trades), "the order arrived {} times", arrived.all);
     if shape == Shape::Retrying {
         ensure!(events.iter().filter(|e| e.kind.as_str() == "node_retrying").count() == 1, "{}", checks::kinds(&events).join("\n"));
     }
@@ -140,17 +139,6 @@ async fn play(point: &str, role: Role, shape: Shape, victim: Victim) -> anyhow::
     ensure!(ledger::arrivals(&site.ledger(), &next.execution_id, "buy")?.filled == 1, "the next one's order");
     site.done();
     Ok(())
-}
-
-/// How often an order may arrive: again only if its worker died between the effect and the stored
-/// result, or nobody could be told about it while nats-server was down. The market knows repeats.
-fn arrivals_max(point: &str, victim: Victim, trades: bool) -> usize {
-    let between = matches!(point.split(':').next(), Some("worker.effect_done" | "worker.result"));
-    match (trades, victim) {
-        (false, _) => 0,
-        (true, Victim::Itself) => 1 + usize::from(between),
-        (true, Victim::Server) => 2,
-    }
 }
 
 fn fired(site: &mut Site, role: Role, victim: Victim, killed_clients: u32) -> anyhow::Result<bool> {
@@ -286,8 +274,10 @@ crashes! {
     at_worker_started_of_the_last: "worker.started:3", Chain;
     at_worker_note: "worker.note", Chain;
     at_worker_retrying: "worker.retrying", Retrying;
+    at_worker_intended: "worker.intended", Chain;
     at_worker_effect: "worker.effect", Chain;
     at_worker_effect_done: "worker.effect_done", Chain;
+    at_worker_settled: "worker.settled", Chain;
     at_worker_result: "worker.result", Chain;
     at_worker_result_of_a_branch: "worker.result:2", Parallel;
     at_worker_ack: "worker.ack", Chain;

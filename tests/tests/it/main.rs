@@ -3,6 +3,7 @@
 mod backup;
 mod bad_input;
 mod crash;
+mod effects;
 mod engine;
 mod engine_ids;
 mod engine_size;

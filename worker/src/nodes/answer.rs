@@ -23,7 +23,7 @@ impl Answer {
     /// Sends `request` and reads the answer. `target` is shown to people.
     ///
     /// # Errors
-    /// Retryable `Connection` and `Timeout`; fatal `OutputTooLarge` if a successful answer's body has
+    /// Retryable `Connection` and `Timeout`, which say so if nothing was sent; fatal `OutputTooLarge` if a successful answer's body has
     /// more bytes than a node may give.
     pub async fn of(request: RequestBuilder, target: &str) -> Result<Self, NodeError> {
         let mut response = request.send().await.map_err(|e| client::failed(target, e))?;
@@ -39,7 +39,9 @@ impl Answer {
         while let Some(piece) = response.chunk().await.map_err(|e| client::failed(target, e))? {
             if body.len() + piece.len() > OUTPUT_BYTES_MAX {
                 if status.is_success() {
-                    return Err(NodeError::fatal("OutputTooLarge", format!("{target}: the answer has more than {OUTPUT_BYTES_MAX} bytes")));
+                    return Err(
+                        NodeError::fatal("OutputTooLarge", format!("{target}: the answer has more than {OUTPUT_BYTES_MAX} bytes")).done()
+                    );
                 }
                 // Of a refusal only the beginning is shown.
                 break;
@@ -73,6 +75,12 @@ impl Answer {
         let text: String = String::from_utf8_lossy(&self.body).chars().filter(|c| !c.is_control()).take(EXCERPT_CHARS).collect();
         let colon = if text.is_empty() { "" } else { ": " };
         format!("{target} answered {}{colon}{text}", self.status)
+    }
+
+    /// Whether it says that nothing was done. A server error, or that something took too long, does
+    /// not: exchanges answer so when an order may have been placed.
+    pub fn is_refusal(&self) -> bool {
+        self.status.is_client_error() && self.status != StatusCode::REQUEST_TIMEOUT
     }
 
     /// Whether the same request may succeed later.

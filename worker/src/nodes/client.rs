@@ -28,7 +28,7 @@ pub fn prepare() {
 
 /// The client.
 pub fn client() -> Result<&'static Client, NodeError> {
-    CLIENT.get_or_init(build).as_ref().map_err(|e| NodeError::fatal("Internal", format!("no HTTP client: {e}")))
+    CLIENT.get_or_init(build).as_ref().map_err(|e| NodeError::fatal("Internal", format!("no HTTP client: {e}")).not_done())
 }
 
 fn build() -> Result<Client, String> {
@@ -72,7 +72,8 @@ pub fn identity(ctx: &Context) -> Result<HeaderMap, NodeError> {
     let mut headers = HeaderMap::new();
     let mut set = |name: &'static str, value: &str| {
         // Ids may be any text without control characters; as bytes they fit a header.
-        let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|e| NodeError::fatal("Internal", format!("header {name}: {e}")))?;
+        let value = HeaderValue::from_bytes(value.as_bytes())
+            .map_err(|e| NodeError::fatal("Internal", format!("header {name}: {e}")).not_done())?;
         headers.insert(HeaderName::from_static(name), value);
         Ok(())
     };
@@ -85,7 +86,8 @@ pub fn identity(ctx: &Context) -> Result<HeaderMap, NodeError> {
     Ok(headers)
 }
 
-/// A request that got no whole answer. `target` is shown to people.
+/// A request that got no whole answer: it may have been acted on, unless no connection came about.
+/// `target` is shown to people.
 pub fn failed(target: &str, error: reqwest::Error) -> NodeError {
     // The URL may carry secrets; `target` says what can be said.
     let error = error.without_url();
@@ -96,7 +98,8 @@ pub fn failed(target: &str, error: reqwest::Error) -> NodeError {
         message.push_str(&cause.to_string());
         source = cause.source();
     }
-    if error.is_timeout() {
+    let sent = !error.is_connect() && !error.is_builder();
+    let failed = if error.is_timeout() {
         NodeError::retryable("Timeout", message)
     } else if error.is_builder() {
         NodeError::fatal("InvalidInput", message)
@@ -104,7 +107,8 @@ pub fn failed(target: &str, error: reqwest::Error) -> NodeError {
         NodeError::fatal("Redirect", message)
     } else {
         NodeError::retryable("Connection", message)
-    }
+    };
+    if sent { failed } else { failed.not_done() }
 }
 
 #[cfg(test)]

@@ -35,7 +35,8 @@ impl Node for Fail {
             Some(n) => n.as_u64().ok_or_else(|| NodeError::invalid("attempts", "must be a whole number from 0"))?,
         };
         if u64::from(ctx.attempt) <= failing {
-            return Err(NodeError::Failed { error_type: error_type.into(), message: message.into(), retryable });
+            let error = if retryable { NodeError::retryable(error_type, message) } else { NodeError::fatal(error_type, message) };
+            return Err(error);
         }
         Ok(Outputs::from_iter([("attempt".to_owned(), json!(ctx.attempt))]))
     }

@@ -4,7 +4,8 @@
 //! `path` (a segment or an array of segments to append) and `query` (name to value), both encoded;
 //! `headers` (name to value); `body` (JSON, not with GET and HEAD); `timeout` (a duration; otherwise
 //! the node's own bounds it); `extract` (output name to JSON pointer into the body); `idempotent`
-//! (bool: the receiver recognises repeats). In `path`, `query` and `headers` a value
+//! (bool: sending it twice is as good as once, since the receiver honours the `Idempotency-Key` header;
+//! by default true for PUT and DELETE, which are so by definition, and false for POST). In `path`, `query` and `headers` a value
 //! `{"input": "name"}` stands for the node's input of that name.
 //!
 //! Outputs: `status` (number), `body` (JSON, text, or `null` if empty), and what `extract` names.
@@ -14,7 +15,10 @@
 //! `idempotent`, since a repeated request could otherwise act twice. `MissingOutput`: a pointer of
 //! `extract` points at nothing. `OutputTooLarge`: the body has more than 200 KiB.
 //!
-//! Everything but GET and HEAD counts as a side effect and passes the control flag.
+//! Everything but GET and HEAD counts as a side effect: it passes the control flag, and its intent is
+//! stored before it. A 4xx status and a connection that did not come about say that nothing was done;
+//! 408, 5xx, a time-out and a connection that broke do not. After these an `idempotent` request is
+//! repeated with the same key, and any other one ends as `node_unknown`.
 
 use async_trait::async_trait;
 use haltline_common::types::catalog::NodeType;
@@ -39,6 +43,10 @@ impl Node for Http {
         let request = HttpRequest::read(ctx)?;
         if request.acts { ctx.effect(|| exchange(request)).await } else { exchange(request).await }
     }
+
+    fn idempotent(&self, ctx: &Context) -> bool {
+        HttpRequest::read(ctx).is_ok_and(|request| request.repeatable)
+    }
 }
 
 async fn exchange(request: HttpRequest) -> Result<Outputs, NodeError> {
@@ -54,13 +62,14 @@ async fn exchange(request: HttpRequest) -> Result<Outputs, NodeError> {
     if !answer.status.is_success() {
         let message = answer.refusal(&target);
         let again = request.repeatable && answer.may_pass_later();
-        return Err(NodeError::Failed { error_type: "HttpStatus".into(), message, retryable: again });
+        let error = if again { NodeError::retryable("HttpStatus", message) } else { NodeError::fatal("HttpStatus", message) };
+        return Err(if answer.is_refusal() { error.not_done() } else { error });
     }
-    let body = answer.body(!request.extract.is_empty())?;
+    let body = answer.body(!request.extract.is_empty()).map_err(NodeError::done)?;
     let mut outputs = Outputs::new();
     for (name, pointer) in request.extract {
         let Some(value) = body.pointer(&pointer) else {
-            return Err(NodeError::fatal("MissingOutput", format!("{target}: the answer has nothing at `{pointer}` for `{name}`")));
+            return Err(NodeError::fatal("MissingOutput", format!("{target}: the answer has nothing at `{pointer}` for `{name}`")).done());
         };
         outputs.insert(name, value.clone());
     }

@@ -29,7 +29,7 @@ pub struct HttpRequest {
     pub timeout: Option<Duration>,
     /// Whether it may change something: everything but GET and HEAD.
     pub acts: bool,
-    /// Whether it may be sent again after a refusal that may pass.
+    /// Whether it may be sent again although it may have been acted on.
     pub repeatable: bool,
     /// Outputs from the body: name and JSON pointer.
     pub extract: Vec<(String, String)>,
@@ -54,7 +54,7 @@ impl HttpRequest {
         // Last, so that no header of the workflow stands in for these.
         headers.extend(client::identity(ctx)?);
         Ok(Self {
-            repeatable: params::flag(ctx, "idempotent", !acts)?,
+            repeatable: params::flag(ctx, "idempotent", method != Method::POST)?,
             url: url(ctx)?,
             timeout: ctx.get("timeout").map(|v| params::millis("timeout", v)).transpose()?.map(|t| t.duration()),
             extract: extract(ctx)?,

@@ -9,21 +9,22 @@
 //! `client_order_id`, `symbol`, `side`, `quantity`, `price` (`null` if expired), `notional` (decimal
 //! texts), `duplicate` (bool: an earlier attempt had placed it). Skipped: `status` = `skipped`, `reason`.
 //!
-//! The order's id is the node's idempotency key, by which the market recognises repeats, so every
-//! failure to get an answer (`Connection`, `Timeout`, `HttpStatus` 408, 429, 5xx) is worth another
-//! attempt. `StaleToken`: a newer attempt was there first. `Rejected`: the market refuses the order.
+//! The order's id is the node's idempotency key. Every failure to get an answer (`Connection`,
+//! `Timeout`, `HttpStatus` 408, 429, 5xx) is worth another attempt, and before that the market is asked
+//! whether it has the order: what it has is not sent again. `StaleToken`: a newer attempt was there first. `Rejected`: the market refuses the order.
 
 use async_trait::async_trait;
 use haltline_common::types::{Millis, catalog::NodeType};
-use reqwest::{StatusCode, Url};
+use reqwest::{RequestBuilder, StatusCode, Url};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{answer::Answer, client, params};
 use crate::{
+    Intent,
     context::{Context, NodeError, Outputs},
-    registry::Node,
+    registry::{Node, Resolved},
 };
 
 /// The type.
@@ -55,8 +56,29 @@ impl Node for PaperOrder {
         }
         let url = orders_url(ctx.text("market")?)?;
         let order = order(ctx)?;
-        let timeout = ctx.get("timeout").map(|v| params::millis("timeout", v)).transpose()?;
+        let timeout = timeout(ctx)?;
         ctx.effect(|| place(ctx, url, order, timeout)).await
+    }
+
+    fn resolves(&self) -> bool {
+        true
+    }
+
+    /// Asks the market for the order of that key.
+    async fn resolve(&self, ctx: &Context, intent: &Intent) -> Result<Resolved, NodeError> {
+        let mut url = orders_url(ctx.text("market")?)?;
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.push(&intent.key);
+        }
+        let target = format!("GET {}", client::shown(&url));
+        let answer = send(ctx, client::client()?.get(url), timeout(ctx)?, &target).await?;
+        if answer.status == StatusCode::NOT_FOUND && answer.body(true)?["field"] == "client_order_id" {
+            return Ok(Resolved::NotDone);
+        }
+        if !answer.status.is_success() {
+            return Err(NodeError::retryable("HttpStatus", answer.refusal(&target)));
+        }
+        outputs(answer, &target, &intent.key, Some(true)).map(Resolved::Done)
     }
 }
 
@@ -107,24 +129,42 @@ fn limit(ctx: &Context) -> Result<Option<Decimal>, NodeError> {
     }
 }
 
+fn timeout(ctx: &Context) -> Result<Option<Millis>, NodeError> {
+    ctx.get("timeout").map(|v| params::millis("timeout", v)).transpose()
+}
+
+async fn send(ctx: &Context, request: RequestBuilder, timeout: Option<Millis>, target: &str) -> Result<Answer, NodeError> {
+    let request = request.headers(client::identity(ctx)?);
+    let request = if let Some(timeout) = timeout { request.timeout(timeout.duration()) } else { request };
+    Answer::of(request, target).await
+}
+
 async fn place(ctx: &Context, url: Url, order: Value, timeout: Option<Millis>) -> Result<Outputs, NodeError> {
     let target = format!("POST {}", client::shown(&url));
-    let mut request = client::client()?.post(url).headers(client::identity(ctx)?).json(&order);
-    if let Some(timeout) = timeout {
-        request = request.timeout(timeout.duration());
-    }
-    let answer = Answer::of(request, &target).await?;
-    let refusal = |error_type| Err(NodeError::fatal(error_type, answer.refusal(&target)));
+    let answer = send(ctx, client::client()?.post(url).json(&order), timeout, &target).await?;
+    let refusal = |error_type| Err(NodeError::fatal(error_type, answer.refusal(&target)).not_done());
     match answer.status {
         status if status.is_success() => {}
         StatusCode::CONFLICT => return refusal("StaleToken"),
         StatusCode::UNPROCESSABLE_ENTITY => return refusal("Rejected"),
-        _ if answer.may_pass_later() => return Err(NodeError::retryable("HttpStatus", answer.refusal(&target))),
+        _ if answer.may_pass_later() => {
+            let error = NodeError::retryable("HttpStatus", answer.refusal(&target));
+            return Err(if answer.is_refusal() { error.not_done() } else { error });
+        }
         _ => return refusal("HttpStatus"),
     }
+    outputs(answer, &target, &ctx.idempotency_key(), None)
+}
+
+/// The market's answer as outputs: it must be about the order of that key.
+fn outputs(answer: Answer, target: &str, key: &str, duplicate: Option<bool>) -> Result<Outputs, NodeError> {
     let strange = |what: String| NodeError::fatal("InvalidOutput", format!("{target}: {what}"));
-    let fill: Fill = serde_json::from_value(answer.body(true)?).map_err(|e| strange(format!("the answer is not an order: {e}")))?;
-    if fill.client_order_id != ctx.idempotency_key() {
+    let mut body = answer.body(true)?;
+    if let Some((body, duplicate)) = body.as_object_mut().zip(duplicate) {
+        body.insert("duplicate".into(), Value::Bool(duplicate));
+    }
+    let fill: Fill = serde_json::from_value(body).map_err(|e| strange(format!("the answer is not an order: {e}")))?;
+    if fill.client_order_id != key {
         return Err(strange(format!("the answer is about another order, `{}`", fill.client_order_id)));
     }
     match serde_json::to_value(fill) {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use haltline_types::{
+    Timestamp,
     control::Gate,
     error::{ApiError, Code},
     event::{Command, CommandType},
@@ -31,6 +32,18 @@ impl Engine {
             LogMessage::Command(c) => (c.execution_id.clone(), Input::Command(c)),
         };
         match self.slots.get_mut(&id) {
+            Some(Slot::Live(live)) if matches!(&input, Input::Command(c) if c.kind == CommandType::Abandon) => {
+                if !live.execution.can_be_abandoned() {
+                    self.log.close(entry);
+                    return;
+                }
+                // How many events there are by now, only the log knows.
+                live.entries.push(entry);
+                self.reload(&id);
+                if let Some(Slot::Loading(loading)) = self.slots.get_mut(&id) {
+                    loading.inputs.push((seq, input));
+                }
+            }
             Some(Slot::Live(live)) => {
                 if live.execution.apply(&input) == Applied::Ignored {
                     self.log.close(entry);
@@ -38,6 +51,7 @@ impl Engine {
                 }
                 live.entries.push(entry);
                 live.quiet = Quiet::default();
+                self.set_due(&id);
                 self.advance(&id);
             }
             Some(Slot::Creating { inputs, entries, .. }) => {
@@ -62,6 +76,10 @@ impl Engine {
             Some(Purpose::Final(id)) => {
                 if let Some(Slot::Live(live)) = self.slots.get_mut(&id) {
                     live.revision = seq;
+                    if let Some(next) = live.replacing.take().flatten() {
+                        live.replacing = Some(None);
+                        self.write(Purpose::Final(id.clone()), Body::Replace(next, seq));
+                    }
                 }
                 self.answered(&id);
             }
@@ -102,12 +120,14 @@ impl Engine {
             stored: HashSet::new(),
             recovered: false,
             halting: false,
+            replacing: None,
             quiet: Quiet::default(),
+            due: Timestamp::default(),
             ended: None,
         };
         live.unanswered += 1;
-        self.deadlines.insert((live.execution.deadline(), id.to_owned()));
         self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
+        self.set_due(id);
         self.write(Purpose::Output(id.to_owned()), Body::Note(Box::new(started)));
         self.advance(id);
     }
@@ -136,6 +156,14 @@ impl Engine {
     pub(super) fn emit(&mut self, id: &str, outputs: Vec<Output>) {
         let Some(Slot::Live(live)) = self.slots.get_mut(id) else { return };
         let mut writes = Vec::with_capacity(outputs.len() * 2);
+        let replace = |live: &mut Live, writes: &mut Vec<(bool, Body)>, record| match &mut live.replacing {
+            None => {
+                live.replacing = Some(None);
+                writes.push((true, Body::Replace(record, live.revision)));
+            }
+            // Only the newest one counts.
+            Some(next) => live.unanswered += u32::from(next.replace(record).is_none()),
+        };
         for output in outputs {
             match output {
                 // Its result is in the log already and comes with the log.
@@ -154,9 +182,15 @@ impl Engine {
                     // Already final if a crash fell between record and event.
                     if live.ended.is_none() {
                         live.ended = Some(Box::new(Outcome::from(&*record)));
-                        writes.push((true, Body::Replace(record, live.revision)));
+                        replace(live, &mut writes, record);
                     }
                 }
+                Output::Note(event) => {
+                    if !live.stored.contains(&event.id) {
+                        writes.push((false, Body::Note(event)));
+                    }
+                }
+                Output::Standing(record) => replace(live, &mut writes, record),
             }
         }
         if live.execution.wants_gate() {
@@ -217,7 +251,7 @@ impl Engine {
         if ended {
             let outcome = live.ended.take();
             let notify = live.execution.record().notify.clone();
-            self.deadlines.remove(&(live.execution.deadline(), id.to_owned()));
+            self.due.remove(&(live.due, id.to_owned()));
             self.slots.remove(id);
             self.ended += 1;
             if let (Some(subject), Some(outcome)) = (notify, outcome) {

@@ -6,24 +6,27 @@ use std::{
 };
 
 use haltline_types::{
+    Timestamp,
     error::{ApiError, Code},
-    event::{Claims, event_id},
+    event::{CommandType, event_id},
     record::{Outcome, Record, Status},
     submit::Reply,
-    task::{Task, task_id},
+    task::{Task, round, task_id},
 };
 
 use super::{Body, Engine, Live, Loaded, Loading, LogMessage, Out, Purpose, Slot};
 use crate::{
-    execution::{Execution, Input},
+    execution::{Execution, Input, Told},
     outputs::Output,
 };
 
 impl Engine {
-    /// Forgets an execution and reads it anew.
+    /// Forgets an execution and reads it anew. Answers to what was written for it mean nothing any more:
+    /// what the log lacks by then is written again.
     pub(super) fn reload(&mut self, id: &str) {
         let Some(Slot::Live(live)) = self.slots.remove(id) else { return };
-        self.deadlines.remove(&(live.execution.deadline(), id.to_owned()));
+        self.due.remove(&(live.due, id.to_owned()));
+        self.writes.retain(|_, purpose| !matches!(purpose, Purpose::Output(of) | Purpose::Final(of) if of == id));
         self.load(id, Loading { entries: live.entries, created: live.created, quiet: live.quiet, ..Loading::default() });
     }
 
@@ -34,7 +37,7 @@ impl Engine {
     /// an execution must not end while a task of it may be in the queue. Emitting such a task is
     /// harmless, leaving it out is not.
     pub fn loaded(&mut self, id: &str, loaded: Loaded) {
-        let Some(Slot::Loading(Loading { waiting, inputs, entries, created, quiet })) = self.slots.remove(id) else { return };
+        let Some(Slot::Loading(Loading { waiting, inputs, entries, created, mut quiet })) = self.slots.remove(id) else { return };
         let (Some((record, revision)), Some(plan)) = (loaded.record, loaded.plan) else {
             // A record that expired, or never was: nothing can be decided about it.
             self.close(entries, created);
@@ -48,31 +51,35 @@ impl Engine {
         let mut stored: HashSet<String> = loaded.queued.into_iter().collect();
         let mut ended = None;
         let mut by_seq: BTreeMap<u64, Input> = inputs.into_iter().collect();
-        let mut claims = Claims::default();
+        let mut log = Told::default();
         for (seq, message) in loaded.history {
             match message {
-                LogMessage::Event(e) if claims.is_void(&e) => {}
+                LogMessage::Event(e) if log.is_void(&e) => {}
                 LogMessage::Event(e) => {
-                    stored.insert(e.id.clone());
+                    log.event(&e);
                     if e.kind.is_input() && e.task_events.is_some() {
                         let head = e.segment.first().map(|s| s.node_id.as_str()).or(e.node_id.as_deref());
-                        stored.insert(task_id(id, head.unwrap_or_default(), 1));
+                        stored.insert(task_id(id, head.unwrap_or_default(), e.token.map_or(1, round)));
                         by_seq.insert(seq, Input::Result(e));
                     } else if e.id == ended_id {
                         ended = Some((seq, e));
                     }
                 }
                 LogMessage::Command(c) => {
-                    claims.take_in(&c);
-                    by_seq.insert(seq, Input::Command(c));
+                    log.command(&c);
+                    let abandoned = c.kind == CommandType::Abandon;
+                    by_seq.insert(seq, if abandoned { Input::Abandoned(c.timestamp, log.count()) } else { Input::Command(c) });
                 }
             }
         }
+        stored.extend(log.into_ids());
+        // Stored after the log was read: how many events it has by then is to be read again.
+        let again = by_seq.values().any(|i| matches!(i, Input::Command(c) if c.kind == CommandType::Abandon));
         // What was not read yet comes with the log, in order: a read of several subjects is not one.
         let until = ended.as_ref().map_or(self.read, |(seq, _)| *seq);
         let mut execution = Execution::accept(as_accepted(&record), Arc::clone(&plan));
         let mut tasks: BTreeMap<String, Box<Task>> = BTreeMap::new();
-        let (mut skipped, mut end) = (Vec::new(), None);
+        let (mut told, mut end) = (Vec::new(), None);
         let segments = self.limits.segments;
         let mut decide = |execution: &mut Execution| {
             for output in execution.decide(true, segments) {
@@ -80,7 +87,9 @@ impl Engine {
                     Output::Task(task) => {
                         tasks.insert(task.nodes[0].id.clone(), task);
                     }
-                    Output::Skipped(_) => skipped.push(output),
+                    Output::Skipped(_) | Output::Note(_) => told.push(output),
+                    // Only the last one counts, and only if the record does not say so.
+                    Output::Standing(_) => {}
                     Output::End(..) => end = Some(output),
                 }
             }
@@ -104,16 +113,17 @@ impl Engine {
             // The record is final but the log lacks events: they are emitted, the record stays.
             outcome = Some(Box::new(Outcome::from(&record)));
             let event = execution.end_as_recorded(&record);
-            skipped.push(Output::End(Box::new(event), Box::new(record.clone())));
-            skipped
+            told.push(Output::End(Box::new(event), Box::new(record.clone())));
+            told
         } else if let Some((_, event)) = ended {
             let record = execution.end_as_told(&event);
-            skipped.push(Output::End(event, Box::new(record)));
-            skipped
+            told.push(Output::End(event, Box::new(record)));
+            told
         } else {
             let awaited = tasks.into_iter().filter(|(head, _)| execution.awaits(head)).map(|(_, task)| Output::Task(task));
-            let mut outputs: Vec<Output> = skipped.into_iter().chain(awaited).chain(end).collect();
-            self.repair(id, quiet, &stored, &mut outputs);
+            let standing = execution.standing(&record.unknown_nodes).map(|record| Output::Standing(Box::new(record)));
+            let mut outputs: Vec<Output> = told.into_iter().chain(awaited).chain(standing).chain(end).collect();
+            quiet.repaired |= self.repair(id, quiet, &stored, &mut outputs);
             outputs
         };
         let live = Live {
@@ -126,11 +136,13 @@ impl Engine {
             stored,
             recovered: true,
             halting: false,
+            replacing: None,
             quiet,
+            due: Timestamp::default(),
             ended: outcome,
         };
-        self.deadlines.insert((live.execution.deadline(), id.to_owned()));
         self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
+        self.set_due(id);
         if !has_started {
             self.write(Purpose::Output(id.to_owned()), Body::Note(Box::new(started)));
         }
@@ -138,6 +150,9 @@ impl Engine {
         for w in waiting {
             let waits = matches!(self.slots.get(id), Some(Slot::Live(live)) if live.unanswered > 0);
             self.meet(w, &record, waits);
+        }
+        if again {
+            self.reload(id);
         }
     }
 }
@@ -159,6 +174,7 @@ pub(crate) fn as_accepted(record: &Record) -> Record {
         errors: Vec::new(),
         reason: None,
         event_count: None,
+        unknown_nodes: Vec::new(),
         ..record.clone()
     }
 }

@@ -96,6 +96,9 @@ pub struct Limits {
     pub segments: bool,
     /// How many shards there are.
     pub shards: u32,
+    /// Milliseconds after a cancel or a time-out in which workers have to answer; then the execution ends
+    /// without them.
+    pub abandon_after_ms: u64,
 }
 
 /// Why a write was made: what its answer means.
@@ -166,8 +169,12 @@ struct Live {
     recovered: bool,
     /// A halt command was sent; one is enough.
     halting: bool,
+    /// A new record is being stored. The next one, if there is one, waits for its revision.
+    replacing: Option<Option<Box<Record>>>,
     /// For how long nothing was heard of it.
     quiet: stuck::Quiet,
+    /// Its entry in [`Engine::due`].
+    due: Timestamp,
     ended: Option<Box<Outcome>>,
 }
 
@@ -180,8 +187,10 @@ pub struct Engine {
     next_write: WriteId,
     /// Executions that wait for the gate.
     gated: HashSet<String>,
-    /// Executions in memory by their deadline.
-    deadlines: BTreeSet<(Timestamp, String)>,
+    /// Executions in memory by when something is to be done about them if nothing happens until then.
+    due: BTreeSet<(Timestamp, String)>,
+    /// The time, as it was told last.
+    now: Timestamp,
     log: Floor,
     /// The last input of the log that was read, or that was read before this engine began.
     read: u64,
@@ -191,8 +200,7 @@ pub struct Engine {
     out: VecDeque<Out>,
     /// Executions brought to their end, in all.
     ended: u64,
-    /// Tasks that got lost and were emitted again, in all.
-    repaired: u64,
+    /// Tasks that got lost and were emitted again, in words.
     repairs: Vec<String>,
 }
 
@@ -206,14 +214,14 @@ impl Engine {
             writes: HashMap::new(),
             next_write: 0,
             gated: HashSet::new(),
-            deadlines: BTreeSet::new(),
+            due: BTreeSet::new(),
+            now: Timestamp::default(),
             log: Floor::new(log_floor),
             read: log_floor,
             records: Floor::new(records_floor),
             records_from: records_floor,
             out: VecDeque::new(),
             ended: 0,
-            repaired: 0,
             repairs: Vec::new(),
         }
     }

@@ -20,11 +20,13 @@ pub(super) struct Quiet {
     patience: u32,
     /// It was read again, and nothing was heard of it since.
     suspect: bool,
+    /// What it awaits had got lost.
+    pub(super) repaired: bool,
 }
 
 impl Default for Quiet {
     fn default() -> Self {
-        Self { looks: 0, patience: LOOKS_FIRST, suspect: false }
+        Self { looks: 0, patience: LOOKS_FIRST, suspect: false, repaired: false }
     }
 }
 
@@ -41,7 +43,7 @@ impl Engine {
             live.quiet.looks += 1;
             if live.quiet.looks >= live.quiet.patience {
                 let patience = (live.quiet.patience * 2).min(LOOKS_MAX);
-                live.quiet = Quiet { looks: 0, patience, suspect: true };
+                live.quiet = Quiet { looks: 0, patience, suspect: true, repaired: live.quiet.repaired };
                 suspects.push(id.clone());
             }
         }
@@ -52,20 +54,19 @@ impl Engine {
     }
 
     /// Marks tasks that got lost, if `id` was read because nothing was heard of it: they are to be
-    /// stored although their id was used before.
-    pub(super) fn repair(&mut self, id: &str, quiet: Quiet, stored: &HashSet<String>, outputs: &mut [Output]) {
-        if !quiet.suspect {
-            return;
-        }
-        for output in outputs {
+    /// stored although their id was used before. Whether there were any.
+    pub(super) fn repair(&mut self, id: &str, quiet: Quiet, stored: &HashSet<String>, outputs: &mut [Output]) -> bool {
+        let mut repaired = false;
+        for output in outputs.iter_mut().filter(|_| quiet.suspect) {
             if let Output::Task(task) = output
                 && !stored.contains(&task.task_id)
             {
                 task.repair = self.read.max(1);
-                self.repaired += 1;
+                repaired = true;
                 self.repairs.push(format!("{id}: task {} is neither in the queue nor in the log", task.task_id));
             }
         }
+        repaired
     }
 
     /// Tasks that got lost and were emitted again, each in a sentence, since this was last called.
@@ -73,8 +74,9 @@ impl Engine {
         std::mem::take(&mut self.repairs)
     }
 
-    /// Tasks that got lost and were emitted again, in all.
-    pub fn repaired(&self) -> u64 {
-        self.repaired
+    /// Executions of which nothing was heard since lost tasks of theirs were emitted again.
+    pub fn stuck(&self) -> u64 {
+        let stuck = |slot: &&Slot| matches!(slot, Slot::Live(live) if live.quiet.repaired);
+        self.slots.values().filter(stuck).count() as u64
     }
 }

@@ -24,6 +24,7 @@ impl Engine {
     /// A request to start an execution of `plan`'s workflow. Answered with [`Out::Reply`] under
     /// `ticket`, once everything the answer implies is stored.
     pub fn submit(&mut self, ticket: u64, submit: Submit, plan: Arc<Plan>, now: Timestamp) {
+        self.now = self.now.max(now);
         if let Err(e) = self.admit(&submit) {
             self.refuse(ticket, e);
             return;
@@ -138,6 +139,12 @@ impl Engine {
         self.write(Purpose::Command(ticket, c.execution_id), Body::Command(Box::new(command)));
     }
 
+    /// What an operator found out: it becomes part of the log before anything is decided on it. The
+    /// shell checks that the node waits for it.
+    pub fn resolve(&mut self, ticket: u64, command: Command) {
+        self.write(Purpose::Command(ticket, command.execution_id.clone()), Body::Command(Box::new(command)));
+    }
+
     pub(super) fn cancel_stored(&mut self, ticket: u64, execution_id: String) {
         let ok = Accepted { execution_id, status: Status::Running, repeated: false };
         self.out.push_back(Out::Reply(ticket, Reply::Ok(ok)));
@@ -192,5 +199,6 @@ fn new_record(id: &str, shard: u32, w: &Waiting) -> Record {
         errors: Vec::new(),
         reason: None,
         event_count: None,
+        unknown_nodes: Vec::new(),
     }
 }

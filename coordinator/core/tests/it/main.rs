@@ -4,6 +4,7 @@
 
 mod execution;
 mod golden;
+mod model;
 mod plan;
 mod sim;
 mod sim_tests;

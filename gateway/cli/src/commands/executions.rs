@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Subcommand;
-use haltline_client::{Client, Record, Status};
+use haltline_client::{Client, Record, Resolution, Resolve, Status};
 use haltline_common::{
     clock, definitions, history as log, kv,
     types::{
@@ -15,12 +15,12 @@ use haltline_common::{
     },
 };
 use haltline_core::replay::{HISTORY_VERSION, Line};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Context;
 use crate::{follow, output, read};
 
-/// List, show and cancel executions
+/// List, show, cancel and resolve executions
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -65,6 +65,50 @@ enum What {
         #[arg(long, value_name = "NAME")]
         by: Option<String>,
     },
+    /// Say what became of a node whose outcome is unknown, so that its execution goes on
+    Resolve {
+        /// The execution
+        #[arg(value_name = "EXECUTION_ID")]
+        id: String,
+        /// The node
+        #[arg(value_name = "NODE")]
+        node: String,
+        #[command(flatten)]
+        what: Found,
+        /// How it was found out
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        reason: String,
+        /// Who [default: $USER]
+        #[arg(long, value_name = "NAME")]
+        by: Option<String>,
+    },
+}
+
+/// What an operator found out.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Found {
+    /// It happened: the node completes with these outputs, a JSON object or @FILE
+    #[arg(long, value_name = "JSON|@FILE")]
+    done: Option<String>,
+    /// It did not happen: the node runs again
+    #[arg(long)]
+    repeat: bool,
+    /// Whatever happened, the node counts as failed
+    #[arg(long)]
+    fail: bool,
+}
+
+impl Found {
+    fn read(&self) -> Result<(Resolution, Option<Map<String, Value>>), ApiError> {
+        let Some(text) = &self.done else {
+            return Ok((if self.repeat { Resolution::Repeat } else { Resolution::Fail }, None));
+        };
+        match read::json("done", text)? {
+            Value::Object(outputs) => Ok((Resolution::Done, Some(outputs))),
+            _ => Err(ApiError::invalid("done", "must be a JSON object: the node's outputs by name")),
+        }
+    }
 }
 
 /// Does what was asked.
@@ -87,6 +131,21 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
                 output::line(format_args!("{} had ended before: {}", accepted.execution_id, accepted.status.as_str()));
             } else {
                 output::line(format_args!("{} is being cancelled", accepted.execution_id));
+            }
+        }
+        What::Resolve { id, node, what, reason, by } => {
+            let (resolution, outputs) = what.read()?;
+            let resolve = Resolve { execution_id: id, node_id: node, resolution, outputs, reason, by: read::by(by) };
+            let accepted = client.resolve(&resolve).await?;
+            if context.json {
+                output::json(&accepted);
+            } else {
+                let what = match resolution {
+                    Resolution::Done => "counts as completed",
+                    Resolution::Repeat => "runs again",
+                    Resolution::Fail => "counts as failed",
+                };
+                output::line(format_args!("node {} of {} {what}", resolve.node_id, accepted.execution_id));
             }
         }
     }
@@ -141,6 +200,7 @@ fn show(r: &Record, as_json: bool) {
         field("failed", &line);
     }
     field("reason", r.reason.as_deref().unwrap_or_default());
+    unknown(r);
     if !r.input.is_null() {
         field("input", &r.input.to_string());
     }
@@ -149,6 +209,26 @@ fn show(r: &Record, as_json: bool) {
     }
     if r.results_omitted {
         field("output", "too large for the record; see the history");
+    }
+}
+
+/// Nodes in doubt, and what can be done about them.
+fn unknown(r: &Record) {
+    for node in &r.unknown_nodes {
+        output::line(format_args!(
+            "{:<10} node {}, attempt {}: nobody knows whether its side effect happened ({})",
+            "unknown", node.node_id, node.attempt, node.error
+        ));
+        if !r.status.is_terminal() {
+            let call = format!("haltline executions resolve {} {}", r.correlation.execution_id, node.node_id);
+            output::line(format_args!(
+                "           ask the receiver for the key {}/{}, then one of",
+                r.correlation.execution_id, node.node_id
+            ));
+            output::line(format_args!("             {call} --done '{{\"output\": \"value\"}}'   it happened, and gave this"));
+            output::line(format_args!("             {call} --repeat   it did not happen: run the node again"));
+            output::line(format_args!("             {call} --fail     give the node up"));
+        }
     }
 }
 

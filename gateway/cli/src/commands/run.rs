@@ -91,7 +91,12 @@ fn show(outcome: &Outcome, json: bool) {
     if outcome.outputs_omitted {
         output::line(format_args!("  outputs are too large to list: haltline executions history {} --json", outcome.execution_id));
     }
-    if !outcome.status.is_terminal() {
+    for node in &outcome.unknown_nodes {
+        output::line(format_args!("  {}: nobody knows whether its side effect happened ({})", node.node_id, node.error));
+    }
+    if outcome.status == Status::Unknown {
+        output::line(format_args!("  it waits for you: haltline executions show {}", outcome.execution_id));
+    } else if !outcome.status.is_terminal() {
         output::line(format_args!("  not ended yet: haltline executions show {}", outcome.execution_id));
     }
 }

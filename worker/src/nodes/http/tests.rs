@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::testing::{ctx, kind, market, nobody, raw, server};
 use super::*;
+use crate::context::Happened;
 
 async fn run(params: Value) -> Result<Outputs, NodeError> {
     Http.run(&ctx(params, json!({}))).await
@@ -62,6 +63,44 @@ async fn a_refused_post_is_not_repeated_unless_declared_idempotent() {
     }
     let (base, _asked) = server(raw("400 No", "{}")).await;
     assert_eq!(failure(json!({"url": base})).await, failed("HttpStatus", false));
+}
+
+#[tokio::test]
+async fn a_failure_says_whether_something_may_have_been_done() {
+    let happened = async |mut params: Value, url: String| {
+        params["url"] = json!(url);
+        match run(params).await.unwrap_err() {
+            NodeError::Failed { happened, .. } => happened,
+            other => panic!("{other}"),
+        }
+    };
+    let post = || json!({"method": "POST", "timeout": 0.05});
+    assert_eq!(happened(post(), nobody().await).await, Happened::No, "nobody listens");
+    for (answer, expected) in [
+        (raw("400 No", "{}"), Happened::No),
+        (raw("429 Slow", "{}"), Happened::No),
+        (raw("408 Late", "{}"), Happened::Unknown),
+        (raw("500 Oops", "{}"), Happened::Unknown),
+        (raw("504 Late", "{}"), Happened::Unknown),
+        (String::new(), Happened::Unknown),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf".to_owned(), Happened::Unknown),
+    ] {
+        let (base, _asked) = server(answer.clone()).await;
+        assert_eq!(happened(post(), base).await, expected, "{answer}");
+    }
+    let (base, _asked) = server(raw("200 OK", "{}")).await;
+    assert_eq!(happened(json!({"method": "POST", "extract": {"id": "/id"}}), base).await, Happened::Yes, "it answered");
+}
+
+#[test]
+fn what_may_be_repeated_is_declared() {
+    let idempotent = |params: Value| Http.idempotent(&ctx(params, json!({})));
+    for (method, by_default) in [("POST", false), ("PUT", true), ("DELETE", true)] {
+        assert_eq!(idempotent(json!({"url": "http://host", "method": method})), by_default, "{method}");
+        assert!(idempotent(json!({"url": "http://host", "method": method, "idempotent": true})));
+        assert!(!idempotent(json!({"url": "http://host", "method": method, "idempotent": false})));
+    }
+    assert!(!idempotent(json!({"url": "http://host", "method": "PUT", "idempotent": "yes"})), "what cannot be read declares nothing");
 }
 
 #[tokio::test]

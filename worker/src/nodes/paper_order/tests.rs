@@ -33,6 +33,29 @@ async fn it_places_one_order_however_often_it_runs() {
 }
 
 #[tokio::test]
+async fn the_market_is_asked_by_key_and_what_it_says_is_taken_at_its_word() {
+    let base = market("resolve").await;
+    let ctx = ctx(params(&base), json!({}));
+    let intent =
+        Intent { id: "i".into(), key: ctx.idempotency_key(), attempt: 1, token: 1, at: haltline_common::clock::now(), done: false };
+    assert_eq!(PaperOrder.resolve(&ctx, &intent).await, Ok(Resolved::NotDone));
+    let mut placed = PaperOrder.run(&ctx).await.unwrap();
+    placed.insert("duplicate".into(), json!(true));
+    assert_eq!(PaperOrder.resolve(&ctx, &intent).await, Ok(Resolved::Done(placed)));
+    assert_eq!(ledger(&base).await.len(), 1, "asking leaves no trace");
+    // Who knows no orders at all has not said that this one is not there.
+    for (answer, expected) in [
+        (raw("404 Not Found", r#"{"error":"there is no such endpoint","field":null}"#), ("HttpStatus", true)),
+        (raw("503 Busy", "{}"), ("HttpStatus", true)),
+        (raw("200 OK", "{}"), ("InvalidOutput", false)),
+    ] {
+        let (base, _asked) = server(answer).await;
+        let ctx = super::super::testing::ctx(params(&base), json!({}));
+        assert_eq!(kind(&PaperOrder.resolve(&ctx, &intent).await.unwrap_err()), expected);
+    }
+}
+
+#[tokio::test]
 async fn only_a_plain_yes_trades() {
     let base = market("signal").await;
     let run = async |signal: Value| PaperOrder.run(&ctx(params(&base), json!({ "signal": signal }))).await;

@@ -185,6 +185,11 @@ fn market(w: &World, record: &Record, ended_at: u64, overlapped: bool, found: &m
         if count > 1 || (count == 0 && record.results.contains_key(&node.id)) {
             found.push(format!("order {} filled {count} times", node.id));
         }
+        // Whoever goes on with it asks first: the market need not know repeats.
+        let arrivals: u32 = fills.iter().map(|(_, f)| f.arrivals).sum();
+        if !overlapped && arrivals > 1 {
+            found.push(format!("order {} arrived {arrivals} times", node.id));
+        }
         // Only a process that was frozen or cut off may come too late.
         if !overlapped && fills.iter().any(|(_, f)| f.filled_at > ended_at) {
             found.push(format!("order {} was filled after the end", node.id));

@@ -3,7 +3,7 @@
 use super::{Pid, rng::Rng};
 
 /// Every named fault point.
-pub const POINTS: [&str; 20] = [
+pub const POINTS: [&str; 22] = [
     "coordinator.create",
     "coordinator.started",
     "coordinator.task",
@@ -16,8 +16,10 @@ pub const POINTS: [&str; 20] = [
     "coordinator.command",
     "worker.started",
     "worker.claim",
+    "worker.intended",
     "worker.effect",
     "worker.effect_done",
+    "worker.settled",
     "worker.note",
     "worker.result",
     "worker.retrying",
@@ -89,10 +91,12 @@ pub enum Bug {
     SweepOnce,
     /// Every attempt has its own idempotency key.
     KeyPerDelivery,
+    /// What may have happened is repeated without asking.
+    BlindRepeat,
 }
 
 /// All of them.
-pub const BUGS: [Bug; 13] = [
+pub const BUGS: [Bug; 14] = [
     Bug::EarlyAck,
     Bug::NoTasksOnLoad,
     Bug::IdPerDelivery,
@@ -105,6 +109,7 @@ pub const BUGS: [Bug; 13] = [
     Bug::SharedMessageId,
     Bug::SweepOnce,
     Bug::KeyPerDelivery,
+    Bug::BlindRepeat,
     Bug::NoClaim,
 ];
 
@@ -145,7 +150,14 @@ impl Plan {
             halt: halt.filter(|_| {
                 !matches!(
                     point,
-                    "worker.effect" | "worker.effect_done" | "worker.retrying" | "worker.note" | "worker.claim" | "coordinator.skipped"
+                    "worker.intended"
+                        | "worker.effect"
+                        | "worker.effect_done"
+                        | "worker.settled"
+                        | "worker.retrying"
+                        | "worker.note"
+                        | "worker.claim"
+                        | "coordinator.skipped"
                 )
             }),
             rivals: rng.chance(20),

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use haltline_core::{After, LogMessage, Next, NodeOutcome, TaskRun};
+use haltline_core::{After, LogMessage, Next, NodeOutcome, Settled, TaskRun};
 use haltline_types::{
     Timestamp,
     control::Gate,
-    event::{Event, EventType},
+    event::{Event, EventType, event_id},
     ids,
 };
 use serde_json::{Map, json};
@@ -28,6 +28,8 @@ pub enum Then {
     Learn,
     /// The claim: read the log again.
     Claim,
+    /// The intent: perform the effect.
+    Perform,
     Step,
     Ack,
     Retry(u64),
@@ -210,20 +212,83 @@ impl World {
                 Gate::Halted(flag) => NodeOutcome::Halted(flag),
                 Gate::Unsure(_) => return self.step(pid, w, id),
                 Gate::Open if w.stopped.contains_key(&execution) => NodeOutcome::Cancelled,
-                Gate::Open => {
-                    self.point(pid, "worker.effect")?;
-                    walk.ordered = Some(self.now);
-                    let token = walk.run.token();
-                    let key = if self.plan.bug == Bug::KeyPerDelivery { format!("{key}#{token}") } else { key };
-                    let (delay, life) = (self.rng.range(1, 10), self.processes[pid].life);
-                    self.after(delay, Ev::Order { pid, life, walk: id, key, execution, token });
-                    self.timer(pid, 60, Timer::OrderLost(id));
-                    return Ok(());
-                }
+                Gate::Open => return self.intend(pid, w, id),
             },
             _ => completed(&execution, &node.id),
         };
         self.outcome(pid, w, id, outcome)
+    }
+
+    fn order_key(&self, walk: &Walk) -> String {
+        let key = format!("{}/{}", walk.run.task().correlation.execution_id, walk.run.task().nodes[walk.node].id);
+        if self.plan.bug == Bug::KeyPerDelivery { format!("{key}#{}", walk.run.token()) } else { key }
+    }
+
+    /// Asks the market what became of an order that may have been placed; then stores the intent.
+    fn intend(&mut self, pid: Pid, w: &mut Worker, id: u64) -> Result<(), Killed> {
+        let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        if !walk.run.in_doubt().is_empty() && self.plan.bug != Bug::BlindRepeat {
+            let placed = self.market.orders.contains_key(&self.order_key(walk));
+            let task = walk.run.task();
+            let (execution, node) = (task.correlation.execution_id.clone(), task.nodes[walk.node].id.clone());
+            self.settle(pid, w, id, if placed { Settled::Done } else { Settled::NotDone })?;
+            if placed {
+                return self.outcome(pid, w, id, completed(&execution, &node));
+            }
+        }
+        let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        let intent = walk.run.intend(Timestamp(self.now as i64));
+        walk.run.effect(&intent);
+        walk.then = Then::Perform;
+        self.publish_event(pid, w, id, intent)
+    }
+
+    /// What became of all that is open.
+    fn settle(&mut self, pid: Pid, w: &mut Worker, id: u64, settled: Settled) -> Result<(), Killed> {
+        let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        let open: Vec<_> = walk.run.in_doubt().into_iter().filter(|intent| !intent.done).collect();
+        for intent in open {
+            let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+            let mut event = walk.run.intend(Timestamp(self.now as i64));
+            event.kind = EventType::EffectSettled;
+            event.id = event_id::effect_settled(&intent.id);
+            event.intent = Some(intent.id);
+            event.status = Some(settled.as_str().into());
+            walk.run.effect(&event);
+            self.publish_event(pid, w, id, event)?;
+        }
+        Ok(())
+    }
+
+    /// The intent is stored: places the order, if the flag still allows it.
+    fn place_order(&mut self, pid: Pid, w: &mut Worker, id: u64) -> Result<(), Killed> {
+        if self.lost(pid, w, id) {
+            return Ok(());
+        }
+        let gate = self.worker_gate(pid, w);
+        let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        let execution = walk.run.task().correlation.execution_id.clone();
+        let refused = match gate {
+            Gate::Halted(flag) => Some(NodeOutcome::Halted(flag)),
+            Gate::Open if w.stopped.contains_key(&execution) => Some(NodeOutcome::Cancelled),
+            Gate::Open => None,
+            Gate::Unsure(_) => {
+                self.settle(pid, w, id, Settled::NotDone)?;
+                return self.step(pid, w, id);
+            }
+        };
+        if let Some(outcome) = refused {
+            self.settle(pid, w, id, Settled::NotDone)?;
+            return self.outcome(pid, w, id, outcome);
+        }
+        self.point(pid, "worker.effect")?;
+        let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        walk.ordered = Some(self.now);
+        let (token, key) = (walk.run.token(), self.order_key(walk));
+        let (delay, life) = (self.rng.range(1, 10), self.processes[pid].life);
+        self.after(delay, Ev::Order { pid, life, walk: id, key, execution, token });
+        self.timer(pid, 60, Timer::OrderLost(id));
+        Ok(())
     }
 
     /// The market answered.
@@ -238,6 +303,7 @@ impl World {
             self.abandon(pid, w, id);
             return Ok(());
         }
+        self.settle(pid, w, id, Settled::Done)?;
         self.outcome(pid, w, id, completed(&execution, &node))
     }
 
@@ -293,6 +359,8 @@ impl World {
         let point = match event.kind {
             EventType::NodeStarted => "worker.started",
             EventType::NodeRetrying => "worker.retrying",
+            EventType::EffectIntended => "worker.intended",
+            EventType::EffectSettled => "worker.settled",
             _ if ends => "worker.result",
             _ => "worker.note",
         };
@@ -329,6 +397,7 @@ impl World {
                 self.learn(pid, w, id);
                 Ok(())
             }
+            Then::Perform => self.place_order(pid, w, id),
             Then::Step => self.step(pid, w, id),
             Then::Ack => self.acknowledge(pid, w, id),
             Then::Retry(wait) => {

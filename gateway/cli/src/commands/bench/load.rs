@@ -6,9 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use haltline_client::Client;
 use haltline_common::types::{
+    Names,
     definition::Definition,
     event::{Event, EventType},
     record::Status,
@@ -43,6 +44,38 @@ async fn once(client: &Client, definition: &Definition) -> Result<(), String> {
         Ok(Err(e)) => Err(e.to_string()),
         Err(_) => Err(format!("a workflow did not end within {LIMIT:?}")),
     }
+}
+
+/// What is written for one workflow.
+#[derive(Debug, Default)]
+pub struct Weight {
+    /// Messages.
+    pub messages: f64,
+    /// Bytes of subjects, headers and bodies.
+    pub bytes: f64,
+}
+
+/// Runs `n` workflows one after the other and adds up what is written: events, tasks and records.
+pub async fn weigh(client: &Client, definition: &Definition, n: usize) -> anyhow::Result<Weight> {
+    let link = client.link();
+    let records = Names::kv_subject(&link.names.executions_bucket(), ">");
+    let mut written = Vec::new();
+    for subject in [link.names.events_all(), link.names.tasks_all(), records] {
+        written.push(link.client.subscribe(subject).await?);
+    }
+    link.client.flush().await?;
+    let mut weight = Weight::default();
+    for _ in 0..n {
+        once(client, definition).await.map_err(anyhow::Error::msg)?;
+        // The end is told last, on the same connection: everything before it is here.
+        for subscription in &mut written {
+            while let Some(Some(message)) = tokio::task::unconstrained(subscription.next()).now_or_never() {
+                weight.messages += 1.0 / n as f64;
+                weight.bytes += message.length as f64 / n as f64;
+            }
+        }
+    }
+    Ok(weight)
 }
 
 /// Runs `n` workflows, `concurrency` at once.

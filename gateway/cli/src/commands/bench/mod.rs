@@ -14,6 +14,9 @@ use serde_json::json;
 use super::Context;
 use crate::{commands::dev::folder::Folder, output, system::System};
 
+/// Workflows whose bytes are added up.
+const WEIGHED: usize = 2;
+
 /// Measure this machine: workflows per second and latency, with everything read back
 #[derive(Debug, clap::Args)]
 #[command(
@@ -73,13 +76,14 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     let meter = process::Meter::new(&system);
     let idle = meter.read();
     load::many(&client, &definition, args.workflows.clamp(1, 300), args.concurrency.min(20)).await?;
+    let weight = load::weigh(&client, &definition, WEIGHED).await?;
     let one = load::one_at_a_time(&client, &definition, args.latency).await?;
     let before = check::stored(&client).await?;
     let cpu_before = meter.read();
     let many = load::many(&client, &definition, args.workflows, args.concurrency).await?;
     let cpu_after = meter.read();
     let after = check::stored(&client).await?;
-    let ran = args.workflows + args.latency + args.workflows.clamp(1, 300);
+    let ran = args.workflows + args.latency + WEIGHED + args.workflows.clamp(1, 300);
     let mut errors = one.errors.clone();
     errors.extend(many.errors.clone());
     errors.extend(check::read_back(&client, ran, definition.nodes.len()).await?);
@@ -97,6 +101,9 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
         "time_to_first_node_ms": report::quantiles(&one.first_node_ms),
         "step_to_step_ms": report::quantiles(&one.step_ms),
         "messages_per_workflow": report::round((after - before) as f64 / args.workflows.max(1) as f64),
+        "bytes_per_workflow": report::round(weight.bytes),
+        "bytes_per_node": report::round(weight.bytes / definition.nodes.len() as f64),
+        "nodes_per_s": report::round((args.workflows * definition.nodes.len()) as f64 / many.seconds),
         "processes": process::used(&cpu_before, &cpu_after),
         "idle_rss_mb": process::rss(&idle),
         "raw": raw,

@@ -50,7 +50,10 @@ pub fn print(r: &Value) {
     output::line(format!("one at a time     ms  {}", q("latency_ms")));
     output::line(format!("to the first node ms  {}", q("time_to_first_node_ms")));
     output::line(format!("step to step      ms  {}", q("step_to_step_ms")));
-    output::line(format!("messages a workflow   {}", r["messages_per_workflow"]));
+    output::line(format!(
+        "written a workflow    {} messages, {} bytes ({} a node)",
+        r["messages_per_workflow"], r["bytes_per_workflow"], r["bytes_per_node"]
+    ));
     for p in r["processes"].as_array().into_iter().flatten() {
         output::line(format!("  {:<18}  {} MB, {} s CPU under load", text(&p["name"]), p["rss_mb"], p["cpu_s"]));
     }

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use haltline_common::types::definition::{Definition, InputRef, LiteralRef, NodeDef, NodeRef, OnError};
+use haltline_common::types::{
+    definition::{Definition, InputRef, LiteralRef, NodeDef, NodeRef, OnError},
+    limits::NODES_MAX,
+};
 use serde_json::{Map, Value, json};
 
 /// How the nodes hang together.
@@ -19,13 +22,14 @@ pub enum Shape {
 impl FromStr for Shape {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
-        let number = |n: &str| match n.parse::<usize>() {
-            Ok(n) if (1..=9990).contains(&n) => Ok(n),
-            _ => Err(format!("`{n}` must be a number from 1 to 9990")),
+        let number = |n: &str, most: usize| match n.parse::<usize>() {
+            Ok(n) if (1..=most).contains(&n) => Ok(n),
+            _ => Err(format!("`{n}` must be a number from 1 to {most}")),
         };
         match s.split_once(':') {
-            Some(("chain", n)) => Ok(Self::Chain(number(n)?)),
-            Some(("fan", n)) => Ok(Self::Fan(number(n)?)),
+            Some(("chain", n)) => Ok(Self::Chain(number(n, NODES_MAX)?)),
+            // Besides them, the one before and the one after.
+            Some(("fan", n)) => Ok(Self::Fan(number(n, NODES_MAX - 2)?)),
             None if s == "dag" => Ok(Self::Dag),
             _ => Err("write chain:N, fan:N or dag".into()),
         }
@@ -42,10 +46,18 @@ impl fmt::Display for Shape {
     }
 }
 
+/// With more nodes than this they are lean, so that the definition stays within its limit.
+const FULL_MAX: usize = 5000;
+
 /// The workflow of a shape. Chains alternate like real ones: provider, condition, action.
 pub fn definition(shape: Shape, payload: usize) -> Definition {
     let filler = "x".repeat(payload);
     let nodes = match shape {
+        Shape::Chain(n) if n > FULL_MAX => (0..n).map(|i| lean(i, i.checked_sub(1).into_iter().collect())).collect(),
+        Shape::Fan(n) if n > FULL_MAX => {
+            let branches = (1..=n).map(|i| lean(i, vec![0]));
+            [lean(0, Vec::new())].into_iter().chain(branches).chain([lean(n + 1, (1..=n).collect())]).collect()
+        }
         Shape::Chain(n) => (0..n).map(|i| chain_node(i, n, &filler)).collect(),
         Shape::Fan(n) => {
             let mut nodes = vec![source("source", &filler)];
@@ -93,6 +105,13 @@ fn node(id: &str, category: &str, kind: &str) -> NodeDef {
         on_error: OnError::Fail,
         ui: Value::Null,
     }
+}
+
+/// A node that says nothing but what it waits for.
+fn lean(i: usize, after: Vec<usize>) -> NodeDef {
+    let mut n = node(&format!("n{i}"), "", "static");
+    n.depends_on = after.into_iter().map(|i| format!("n{i}")).collect();
+    n
 }
 
 fn source(id: &str, filler: &str) -> NodeDef {

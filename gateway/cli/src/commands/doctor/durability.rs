@@ -3,6 +3,7 @@
 
 use std::{path::Path, time::Duration};
 
+use haltline_common::{Link, sync as measuring};
 use haltline_server::{CONF_FILE, sync_interval_of};
 use serde_json::Value;
 
@@ -61,6 +62,20 @@ fn from_jsz(body: &Value) -> Result<Sync, String> {
     match config.get("sync_interval").and_then(Value::as_u64) {
         Some(nanos) => Ok(Sync::Every(format!("{:?}", Duration::from_nanos(nanos)))),
         None => Ok(Sync::Every(DEFAULT_SYNC.into())),
+    }
+}
+
+/// What writes cost here, and what follows for how they are sent.
+pub async fn measured(link: &Link) -> Finding {
+    match measuring::measure(link).await {
+        Ok(m) => {
+            let follows = match m.sync {
+                measuring::Sync::Always => "the server syncs every write, as far as time tells: services group them",
+                _ => "the server syncs later, or its disk syncs at no cost: services send them one by one",
+            };
+            Finding::new(Level::Ok, "writes", format!("{m}; {follows}"))
+        }
+        Err(e) => Finding::new(Level::Warn, "writes", format!("cannot be measured: {e}")),
     }
 }
 

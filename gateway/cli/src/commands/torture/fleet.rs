@@ -73,7 +73,7 @@ pub struct Fleet {
     /// The gateway's address.
     pub gateway_url: String,
     client_urls: String,
-    _proxies: Proxies,
+    proxies: Proxies,
 }
 
 impl Fleet {
@@ -148,14 +148,14 @@ impl Fleet {
             market_url: String::new(),
             gateway_url: String::new(),
             client_urls: String::new(),
-            _proxies: proxies,
+            proxies,
         };
         if fleet.clocks.is_none() {
             fleet.skipped.push("clock_jump: there is no libfaketime".into());
         }
         fleet.install(replicas).await?;
         let gate = fleet.gate("market");
-        fleet.market_url = format!("http://{}", fleet._proxies.open(market_at, &gate, Traffic::Bytes)?);
+        fleet.market_url = format!("http://{}", fleet.proxies.open(market_at, &gate, Traffic::Bytes)?);
         fleet.client_urls = fleet.ways("client")?;
         let settings = settings.to_string_lossy().into_owned();
         for i in 1..=size.coordinators {
@@ -183,7 +183,7 @@ impl Fleet {
         let traffic = Traffic::Nats { events: start(self.names.events_all()), tasks: start(self.names.tasks_all()) };
         let mut urls = Vec::new();
         for server in &self.servers {
-            urls.push(format!("nats://{}", self._proxies.open(*server, &gate, traffic.clone())?));
+            urls.push(format!("nats://{}", self.proxies.open(*server, &gate, traffic.clone())?));
         }
         Ok(urls.join(","))
     }

@@ -35,6 +35,8 @@ pub struct Report {
     repeats: u64,
     /// Events that a claim or the end made void; no violation.
     void_events: u64,
+    /// Tasks that were acknowledged and that the server forgot to remove; no violation.
+    orphaned_tasks: u64,
     /// Submissions that nobody answered within 10 s; they were repeated.
     client_errors: u64,
     longest_answer_ms: f64,
@@ -84,6 +86,7 @@ impl Report {
             effects: found.effects,
             repeats: found.repeats,
             void_events: found.void,
+            orphaned_tasks: found.orphans,
             client_errors: told.errors.len() as u64,
             longest_answer_ms: round(told.answers.values().map(|(ms, _)| *ms).fold(0.0, f64::max)),
             longest_run_ms: round(found.durations.values().copied().fold(0.0, f64::max)),

@@ -11,6 +11,8 @@ use super::{Findings, Workflow, is_end, text};
 pub struct Entry {
     /// Its sequence.
     pub seq: u64,
+    /// When it was stored, in milliseconds.
+    pub time_ms: i64,
     /// Whether it is a command.
     pub command: bool,
     /// Its body.
@@ -35,6 +37,8 @@ pub struct Story<'e> {
     pub void: Vec<&'e Entry>,
     /// The end.
     pub end: Option<&'e Entry>,
+    /// The first command that stops it.
+    stop: Option<&'e Entry>,
     /// Nodes for which an operator said what became of them.
     resolved: BTreeSet<&'e str>,
 }
@@ -65,6 +69,7 @@ pub fn read<'e>(id: &str, entries: &'e [Entry], found: &mut Findings) -> Story<'
                         }
                     }
                 }
+                ("cancel" | "timeout", _) => drop(story.stop.get_or_insert(entry)),
                 ("resolve", _) => story.resolved.extend(nodes()),
                 _ => {}
             }
@@ -106,6 +111,12 @@ pub fn read<'e>(id: &str, entries: &'e [Entry], found: &mut Findings) -> Story<'
 }
 
 impl Story<'_> {
+    /// Milliseconds from its first event to its end.
+    pub fn duration_ms(&self) -> Option<f64> {
+        let (first, end) = (self.valid.first()?, self.end?);
+        Some((end.time_ms - first.time_ms) as f64)
+    }
+
     /// The result that a node completed with.
     pub fn completed(&self, node: &str) -> Option<&Entry> {
         self.valid.iter().find(|e| e.kind() == "node_completed" && e.node() == node).copied()
@@ -187,6 +198,11 @@ impl Story<'_> {
         let told = text(&end.body, "status");
         if is_end(status) && told != status {
             found.add("disagree", id, format!("its record says {status}, the terminal event #{} says {told}", end.seq));
+        }
+        // Results that come after a cancel do not undo it.
+        let last = self.valid.iter().filter(|e| !e.body["task_events"].is_null()).map(|e| e.seq).max().unwrap_or(0);
+        if let Some(stop) = self.stop.filter(|s| s.seq < last && status.starts_with("completed")) {
+            found.add("not_stopped", id, format!("it completed with the result #{last} after the {} #{}", stop.kind(), stop.seq));
         }
         let word = end.kind().trim_start_matches("execution_");
         if word != told && !(word == "completed" && told == "completed_with_errors") {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{
     Asked, Findings, Message, Remains, effects,
     execution::{self, Entry, Story},
-    is_end, text,
+    is_acknowledged, is_end, text,
 };
 
 /// Tokens of a command's subject; events have one less.
@@ -46,7 +46,7 @@ pub fn judge(asked: &Asked, remains: &Remains) -> Findings {
             found.add("stuck", id, format!("its record still says {status}"));
         } else {
             *found.statuses.entry(status.to_owned()).or_default() += 1;
-            found.durations.insert(id.clone(), record["duration_ms"].as_f64().unwrap_or(0.0));
+            found.durations.extend(stories.get(id.as_str()).and_then(Story::duration_ms).map(|ms| (id.clone(), ms)));
         }
         if !stories.contains_key(id.as_str()) {
             found.add("no_events", id, format!("its record says {status}; the log has nothing of it"));
@@ -55,7 +55,13 @@ pub fn judge(asked: &Asked, remains: &Remains) -> Findings {
     effects::causes(&fills, &stories, &mut found);
     for task in &remains.tasks {
         let body: Value = serde_json::from_slice(&task.body).unwrap_or_default();
-        found.add("leftover_task", text(&body, "execution_id"), format!("task #{} `{}` is still there", task.seq, text(&body, "task_id")));
+        let id = text(&body, "execution_id");
+        let ended = records.get(id).is_some_and(|r| is_end(text(r, "status")));
+        if ended && is_acknowledged(task, &remains.floors) {
+            found.orphans += 1;
+        } else {
+            found.add("leftover_task", id, format!("task #{} `{}` is still there", task.seq, text(&body, "task_id")));
+        }
     }
     found
 }
@@ -94,9 +100,25 @@ fn log(messages: &[Message], found: &mut Findings) -> BTreeMap<String, Vec<Entry
         if id.is_empty() || tokens.get(4) != Some(&id.as_str()) {
             found.add("misplaced", &id, format!("#{} is stored as `{}`", m.seq, m.subject));
         }
-        log.entry(id).or_default().push(Entry { seq: m.seq, command: tokens.len() == COMMAND_TOKENS, body });
+        if !m.id.as_deref().is_some_and(|told| is_message_id(told, &body)) {
+            found.add(
+                "message_id",
+                &id,
+                format!("#{} `{}` has the message id {:?}", m.seq, text(&body, "id"), m.id.as_deref().unwrap_or_default()),
+            );
+        }
+        log.entry(id).or_default().push(Entry { seq: m.seq, time_ms: m.time_ms, command: tokens.len() == COMMAND_TOKENS, body });
     }
     log
+}
+
+/// Whether a message id is what it should be, so that the server recognises a repeat: the event's id,
+/// `/end` if it ends a task, `@` and the token if it was produced under a claim. Any, of a command.
+fn is_message_id(told: &str, body: &Value) -> bool {
+    let Some(event) = body["id"].as_str() else { return !told.is_empty() };
+    let Some(rest) = told.strip_prefix(event) else { return false };
+    let claimed = if body["task_events"].is_null() { rest } else { rest.strip_prefix("/end").unwrap_or("?") };
+    claimed.is_empty() || claimed.strip_prefix('@').and_then(|t| t.parse().ok()) == body["token"].as_u64().or(Some(u64::MAX))
 }
 
 /// What clients were told against what there is.

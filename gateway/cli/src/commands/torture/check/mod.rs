@@ -6,6 +6,8 @@ mod execution;
 mod judge;
 mod read;
 #[cfg(test)]
+mod read_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,8 +29,8 @@ pub struct Message {
     pub subject: String,
     /// Its `Nats-Msg-Id`.
     pub id: Option<String>,
-    /// When the server stored it.
-    pub time: String,
+    /// When the server stored it, in milliseconds; the one clock that nobody moves.
+    pub time_ms: i64,
     /// Its body.
     pub body: Vec<u8>,
 }
@@ -82,6 +84,8 @@ pub struct Remains {
     pub records: Vec<Message>,
     /// Tasks.
     pub tasks: Vec<Message>,
+    /// Up to which sequence tasks were acknowledged, by the beginning of their subjects.
+    pub floors: Vec<(String, u64)>,
     /// The market's ledger, by line.
     pub ledger: Vec<Value>,
 }
@@ -113,7 +117,7 @@ pub struct Findings {
     pub violations: Vec<Violation>,
     /// Executions that ended, by status.
     pub statuses: BTreeMap<String, u64>,
-    /// Milliseconds from acceptance to the end, by execution.
+    /// Milliseconds from the first event to the end as the server stored them, by execution.
     pub durations: BTreeMap<String, f64>,
     /// Orders that the market accepted.
     pub effects: u64,
@@ -121,6 +125,14 @@ pub struct Findings {
     pub repeats: u64,
     /// Events that a claim or the end made void.
     pub void: u64,
+    /// Tasks of ended executions that the server still stores though they were acknowledged: it forgot
+    /// to remove them, as when its disk was full. Nobody is given them any more.
+    pub orphans: u64,
+}
+
+/// Whether a task is below its consumer's floor: acknowledged, and never delivered again.
+fn is_acknowledged(task: &Message, floors: &[(String, u64)]) -> bool {
+    floors.iter().any(|(beginning, floor)| task.subject.starts_with(beginning) && task.seq <= *floor)
 }
 
 impl Findings {

@@ -14,6 +14,7 @@ struct History {
     log: Vec<(&'static str, Value)>,
     record: Value,
     tasks: Vec<Value>,
+    floors: Vec<(String, u64)>,
     ledger: Vec<Value>,
     submission: Submission,
 }
@@ -61,6 +62,7 @@ fn good() -> History {
         ],
         record: json!({ "execution_id": ID, "workflow_id": "w", "key": "k", "status": "completed", "event_count": 9, "results": results, "duration_ms": 5.0 }),
         tasks: vec![],
+        floors: vec![("t".into(), 0)],
         ledger: vec![ledger],
         submission: Submission { key: "k".into(), workflow: "w".into(), told: BTreeSet::from([ID.to_owned()]), ..Submission::default() },
     }
@@ -68,11 +70,15 @@ fn good() -> History {
 
 impl History {
     fn check(&self) -> Findings {
+        let id = |body: &Value| {
+            let end = if body["task_events"].is_null() { "" } else { "/end" };
+            body["msg_id"].as_str().map_or_else(|| format!("{}{end}", body["id"].as_str().unwrap_or("command")), str::to_owned)
+        };
         let message = |seq: usize, subject: String, body: &Value| Message {
             seq: seq as u64,
             subject,
-            id: None,
-            time: String::new(),
+            id: Some(id(body)),
+            time_ms: 10 * seq as i64,
             body: body.to_string().into_bytes(),
         };
         let subject = |kind: &str| match kind {
@@ -88,7 +94,7 @@ impl History {
         let expected = Expected { statuses: vec!["completed".into()], outputs: json!({ "a": { "n": 1 } }) };
         let asked =
             Asked { workflows: [("w".to_owned(), Workflow { definition, expected })].into(), submissions: vec![self.submission.clone()] };
-        judge(&asked, &Remains { log, records, tasks, ledger: self.ledger.clone() })
+        judge(&asked, &Remains { log, records, tasks, floors: self.floors.clone(), ledger: self.ledger.clone() })
     }
 
     fn at(&mut self, kind: &str) -> &mut Value {
@@ -124,6 +130,7 @@ fn silent(plant: impl FnOnce(&mut History)) -> Findings {
 #[test]
 fn a_good_history_is_good() {
     let found = silent(|_| {});
+    assert_eq!(found.durations[ID], 80.0);
     assert_eq!((found.effects, found.repeats, found.void, found.statuses["completed"]), (1, 0, 0, 1));
 }
 
@@ -217,7 +224,26 @@ fn it_ends_once_and_everyone_agrees() {
         }
         h.record["results"]["a"]["n"] = 2.into();
     });
-    fires("leftover_task", |h| h.tasks.push(json!({ "execution_id": ID, "task_id": format!("{ID}/a/1") })));
+    let task = json!({ "execution_id": ID, "task_id": format!("{ID}/a/1") });
+    fires("leftover_task", |h| h.tasks.push(task.clone()));
+    // One that was acknowledged and that the server did not remove does no harm once all has ended.
+    let forget = |h: &mut History| {
+        h.tasks.push(task.clone());
+        h.floors[0].1 = 1;
+    };
+    assert_eq!(silent(forget).orphans, 1);
+    fires("leftover_task", |h| {
+        forget(h);
+        h.record["status"] = "running".into();
+    });
+}
+
+#[test]
+fn a_cancel_is_final() {
+    let cancel = ("command", json!({ "type": "cancel", "execution_id": ID, "by": "someone" }));
+    fires("not_stopped", |h| h.log.insert(7, cancel.clone()));
+    // Too late: everything was done.
+    silent(|h| h.log.insert(8, cancel.clone()));
 }
 
 #[test]
@@ -241,6 +267,11 @@ fn events_are_stored_once_in_order() {
     fires("order", |h| drop(h.log.remove(2)));
     // A segment that tells another result than the log.
     fires("order", |h| h.log[7].1["segment"][0]["outputs"]["n"] = 2.into());
+    // Message ids by which the server would not recognise a repeat, or would take another message for one.
+    for bad in ["", "draw-1", "exec_w_1/buy/result", "exec_w_1/buy/result/end@11"] {
+        fires("message_id", |h| h.log[7].1["msg_id"] = bad.into());
+    }
+    silent(|h| h.log[7].1["msg_id"] = "exec_w_1/buy/result/end@10".into());
     fires("misplaced", |h| h.log[2].1["execution_id"] = "exec_w_2".into());
     fires("unreadable", |h| h.record = json!({ "status": "completed" }));
 }

@@ -1,0 +1,198 @@
+//! The record of an attempt's side effects: each intent is stored before its effect is performed, each
+//! outcome after it, so that whoever goes on with the node knows what may have happened.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use haltline_common::{
+    clock, fault,
+    outbox::Write,
+    publisher::Receipt,
+    types::event::{Event, EventType, event_id},
+};
+use haltline_core::{Intent, Settled};
+
+use crate::{context::NodeError, flight::Flight};
+
+/// Where an intended effect stands.
+#[derive(Clone, Copy, PartialEq)]
+enum Phase {
+    /// Not performed yet.
+    Intended,
+    /// Being performed, or given up in the middle.
+    Performing,
+    /// Its outcome is on its way to the log.
+    Settled,
+}
+
+/// What an attempt did outside, and may have done before.
+pub struct Effects {
+    flight: Arc<Flight>,
+    /// Number of the task in it.
+    task: u64,
+    subject: String,
+    /// An `effect_intended` of this attempt, without id.
+    intent: Event,
+    /// Message ids end in it.
+    suffix: String,
+    /// How many effects this attempt had intended before this run of it.
+    before: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    intents: Vec<(Event, Phase)>,
+    /// Everything published, for the count of events.
+    events: Vec<Event>,
+    answers: Vec<Receipt>,
+    /// Of earlier attempts: still without an outcome.
+    earlier: Vec<Intent>,
+    lost: bool,
+}
+
+/// What an attempt left in the log.
+pub struct Left {
+    /// Intents and outcomes, in order.
+    pub events: Vec<Event>,
+    /// Answers to come.
+    pub answers: Vec<Receipt>,
+    /// An intent could not be stored: the connection is gone for good.
+    pub lost: bool,
+}
+
+impl Effects {
+    /// Of an attempt whose intents look like `intent`; `earlier` are in doubt.
+    pub fn new(flight: Arc<Flight>, task: u64, intent: Event, suffix: String, before: u32, earlier: Vec<Intent>) -> Self {
+        let subject = flight.link.names.note(&intent.execution_id);
+        Self { flight, task, subject, intent, suffix, before, state: Mutex::new(State { earlier, ..State::default() }) }
+    }
+
+    /// Whether no other worker can have the task by now.
+    pub fn is_held(&self) -> bool {
+        self.flight.is_held(self.task)
+    }
+
+    /// The lock is never held across anything that can panic or wait.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, event: &Event) -> Write {
+        let body = serde_json::to_vec(event).unwrap_or_default();
+        Write::with_id(self.subject.clone(), &format!("{}{}", event.id, self.suffix), body)
+    }
+
+    /// Stores the next intent; its index. Returns when it is stored.
+    pub async fn intend(&self, key: String) -> Result<usize, NodeError> {
+        let (index, write) = {
+            let mut state = self.state();
+            let mut event = self.intent.clone();
+            let node = event.node_id.clone().unwrap_or_default();
+            let n = self.before + state.intents.len() as u32 + 1;
+            event.id = event_id::effect_intended(&event.execution_id, &node, event.attempt.unwrap_or(1), n);
+            event.timestamp = clock::now();
+            event.key = Some(key);
+            let write = self.write(&event);
+            state.events.push(event.clone());
+            state.intents.push((event, Phase::Intended));
+            (state.intents.len() - 1, write)
+        };
+        fault::point("worker.intended");
+        match self.flight.publisher.write(write).await {
+            Ok(_) => Ok(index),
+            Err(e) => {
+                self.state().lost = true;
+                Err(NodeError::retryable("NotStored", format!("the intent of the side effect could not be stored: {e}")).not_done())
+            }
+        }
+    }
+
+    /// From here on nobody knows, until it is settled.
+    pub fn performing(&self, index: usize) {
+        if let Some((_, phase)) = self.state().intents.get_mut(index) {
+            *phase = Phase::Performing;
+        }
+    }
+
+    /// An outcome is certain. It is queued before whatever follows from it, and not awaited.
+    pub async fn settle(&self, index: usize, settled: Settled) {
+        let found = self.state().intents.get_mut(index).map(|(event, phase)| {
+            *phase = Phase::Settled;
+            event.id.clone()
+        });
+        if let Some(id) = found {
+            self.publish(&id, settled).await;
+        }
+        if settled == Settled::Done {
+            // The same key again: what came before it was the same effect.
+            self.settle_earlier(settled).await;
+        }
+    }
+
+    /// Someone was asked what became of the earlier ones.
+    pub async fn settle_earlier(&self, settled: Settled) {
+        let earlier = std::mem::take(&mut self.state().earlier);
+        for intent in earlier.into_iter().filter(|i| !i.done) {
+            self.publish(&intent.id, settled).await;
+        }
+    }
+
+    async fn publish(&self, intent: &str, settled: Settled) {
+        let mut event = self.intent.clone();
+        event.kind = EventType::EffectSettled;
+        event.id = event_id::effect_settled(intent);
+        event.timestamp = clock::now();
+        event.intent = Some(intent.to_owned());
+        event.status = Some(settled.as_str().into());
+        fault::point("worker.settled");
+        let answer = self.flight.publisher.send(self.write(&event)).await;
+        let mut state = self.state();
+        state.events.push(event);
+        state.answers.push(answer);
+    }
+
+    /// Whether something was given up in the middle.
+    pub fn is_unsettled(&self) -> bool {
+        let state = self.state();
+        state.intents.iter().any(|(_, phase)| *phase == Phase::Performing) || state.earlier.iter().any(|i| !i.done)
+    }
+
+    /// The one to ask about.
+    pub fn last_unsettled(&self) -> Option<Intent> {
+        let state = self.state();
+        let own = state.intents.iter().rev().find(|(_, phase)| *phase == Phase::Performing).map(|(e, _)| Intent {
+            id: e.id.clone(),
+            key: e.key.clone().unwrap_or_default(),
+            attempt: e.attempt.unwrap_or(1),
+            token: e.token.unwrap_or(0),
+            at: e.timestamp,
+            done: false,
+        });
+        own.or_else(|| state.earlier.iter().rev().find(|i| !i.done).cloned())
+    }
+
+    /// Someone was asked about everything that is open.
+    pub async fn settle_all(&self, settled: Settled) {
+        let open: Vec<usize> = {
+            let state = self.state();
+            (0..state.intents.len()).filter(|i| state.intents[*i].1 == Phase::Performing).collect()
+        };
+        for index in open {
+            self.settle(index, settled).await;
+        }
+        self.settle_earlier(settled).await;
+    }
+
+    /// The attempt is over: what was intended and not begun certainly did not happen.
+    pub async fn leave(&self) -> Left {
+        let idle: Vec<usize> = {
+            let state = self.state();
+            (0..state.intents.len()).filter(|i| state.intents[*i].1 == Phase::Intended).collect()
+        };
+        for index in idle {
+            self.settle(index, Settled::NotDone).await;
+        }
+        let mut state = self.state();
+        Left { events: std::mem::take(&mut state.events), answers: std::mem::take(&mut state.answers), lost: state.lost }
+    }
+}
