@@ -246,8 +246,6 @@ impl Replay {
                     let nodes: Vec<&str> = task.nodes.iter().map(|n| n.id.as_str()).collect();
                     format!("task {} of {}", task.task_id, nodes.join(", "))
                 }
-                Output::Note(event) => format!("tell {}", event.kind.as_str()),
-                Output::Standing(record) => format!("record {}", record.status.as_str()),
                 Output::Skipped(event) => format!("skip {}", event.node_id.as_deref().unwrap_or_default()),
                 Output::Note(event) => format!("tell {} {}", event.kind.as_str(), event.node_id.as_deref().unwrap_or_default()),
                 Output::Standing(record) => format!("record {}", record.status.as_str()),

@@ -57,7 +57,7 @@ async fn a_backup_under_load_holds_and_then_completes() -> anyhow::Result<()> {
     let mut site = Site::start(COMMAND).await?;
     site.spawn_market().await?;
     site.client.put_workflow(&shapes::chain("chain")?).await?;
-    site.client.put_workflow(&shapes::waiting("waits", "700ms", "300ms")?).await?;
+    site.client.put_workflow(&shapes::waiting("waits", "2500ms", "300ms")?).await?;
     let done = Acknowledged::default();
     let lanes: Vec<_> = (0..AT_ONCE).map(|lane| tokio::spawn(load(site.client.clone(), site.trading(), lane, done.clone()))).collect();
     soon("there is load", async || Ok(count(&done) >= BEFORE)).await?;
