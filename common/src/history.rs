@@ -18,7 +18,7 @@ pub enum Entry {
     /// An event.
     Event(Box<Event>),
     /// A command.
-    Command(Command),
+    Command(Box<Command>),
 }
 
 /// Messages asked for at once.
@@ -63,6 +63,16 @@ pub async fn raw(link: &Link, execution_id: &str) -> Result<Vec<(u64, String, By
     raw.extend(read_subject(link, &link.names.events_stream(), &command).await?);
     raw.sort_by_key(|(seq, ..)| *seq);
     Ok(raw)
+}
+
+/// Commands only, in stream order: few, whatever the execution has become.
+pub async fn commands(link: &Link, execution_id: &str) -> Result<Vec<Command>, HistoryError> {
+    let [_, command] = link.names.log_of(execution_id);
+    let raw = read_subject(link, &link.names.events_stream(), &command).await?;
+    let parse = |(seq, _, payload): (u64, String, Bytes)| {
+        serde_json::from_slice(&payload).map_err(|source| HistoryError::Malformed { seq, source })
+    };
+    raw.into_iter().map(parse).collect()
 }
 
 /// Events only, each id once, without void ones: what a reader shows.

@@ -116,6 +116,8 @@ impl Service {
             let e = ApiError::new(Code::Unavailable, "the shard is moving to another coordinator; repeat");
             let _ = self.link.client.publish(subject, json(&Reply::Error(e)).into()).await;
         }
+        // Together, where writes are grouped.
+        self.outbox.flush().await;
         while self.loads.len() < LOADS_MAX
             && let Some((shard, epoch, id)) = self.loads_waiting.pop()
         {

@@ -83,7 +83,15 @@ struct Walk {
 impl Walk {
     async fn walk(&mut self) -> Left {
         let waited = clock::now().millis_since(self.run.task().created_at);
-        if (self.run.is_contested() || waited > ASK_LOG_AFTER_MS)
+        // Who waited long may have been stopped unheard; commands tell. All events are read only where
+        // someone else may have begun: of a wide execution they are many.
+        if !self.run.is_contested() && waited > ASK_LOG_AFTER_MS {
+            match self.read_log(true).await {
+                Some(commands) => self.run.learn(&commands),
+                None => return Left::HandedBack,
+            }
+        }
+        if self.run.is_contested()
             && let Err(left) = self.learn().await
         {
             return left;
@@ -167,7 +175,7 @@ impl Walk {
     async fn learn(&mut self) -> Result<(), Left> {
         let mut claimed = false;
         loop {
-            let log = self.read_log().await.ok_or(Left::HandedBack)?;
+            let log = self.read_log(false).await.ok_or(Left::HandedBack)?;
             self.run.learn(&log);
             if !self.run.must_claim() {
                 return Ok(());
@@ -191,21 +199,23 @@ impl Walk {
         }
     }
 
-    /// Everything the log has of the execution. `None` if the worker stops before it answers.
-    async fn read_log(&self) -> Option<Vec<LogMessage>> {
+    /// What the log has of the execution: all of it, or commands only. `None` if the worker stops before it
+    /// answers.
+    async fn read_log(&self, commands_only: bool) -> Option<Vec<LogMessage>> {
         let execution_id = &self.run.task().correlation.execution_id;
+        let link = &self.flight.link;
         let mut delays = Reconnect::new(Duration::from_secs(1));
         loop {
-            match history::read(&self.flight.link, execution_id).await {
-                Ok(entries) => {
-                    let message = |entry| match entry {
-                        history::Entry::Event(e) => LogMessage::Event(e),
-                        history::Entry::Command(c) => LogMessage::Command(c),
-                    };
-                    return Some(entries.into_iter().map(|(_, entry)| message(entry)).collect());
-                }
+            let read = if commands_only {
+                let commands = history::commands(link, execution_id).await;
+                commands.map(|all| all.into_iter().map(|c| LogMessage::Command(Box::new(c))).collect())
+            } else {
+                history::read(link, execution_id).await.map(|all| all.into_iter().map(|(_, entry)| log_message(entry)).collect())
+            };
+            match read {
+                Ok(log) => return Some(log),
                 Err(e) => {
-                    tracing::warn!(execution_id, error = %e, "cannot read what the log has of a redelivered task; trying again");
+                    tracing::warn!(execution_id, error = %e, "cannot read what the log has of a task; trying again");
                     tokio::select! {
                         () = self.flight.draining.cancelled() => return None,
                         () = tokio::time::sleep(delays.next_delay()) => {}
@@ -294,6 +304,13 @@ impl Walk {
             }
         };
         let _ = self.flight.link.client.publish(reply, word.into()).await;
+    }
+}
+
+fn log_message(entry: history::Entry) -> LogMessage {
+    match entry {
+        history::Entry::Event(e) => LogMessage::Event(e),
+        history::Entry::Command(c) => LogMessage::Command(c),
     }
 }
 

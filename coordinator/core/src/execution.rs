@@ -64,7 +64,7 @@ pub enum Input {
     /// The result that ends a task.
     Result(Box<Event>),
     /// A command.
-    Command(Command),
+    Command(Box<Command>),
     /// The command that ends a stopped execution without the tasks that nobody answers for, and how many
     /// events the log has before it. What workers store after it is void.
     Abandoned(Timestamp, u32),
@@ -318,6 +318,14 @@ impl Execution {
             }
         }
         Applied::Changed
+    }
+
+    /// The flag that halted it, while tasks of it are out.
+    pub(crate) fn halt_with_tasks_out(&self) -> Option<&Flag> {
+        match &self.stop {
+            Some(Stop::Halted(flag)) if self.outstanding > 0 => Some(flag),
+            _ => None,
+        }
     }
 
     /// Whether it was stopped in a way that running nodes are to obey at once, and some have not.

@@ -24,6 +24,7 @@ pub const POINTS: &[(&str, Role)] = &[
     ("coordinator.notify", Role::Coordinator),
     ("coordinator.checkpoint", Role::Coordinator),
     ("worker.started", Role::Worker),
+    ("worker.claim", Role::Worker),
     ("worker.note", Role::Worker),
     ("worker.retrying", Role::Worker),
     ("worker.intended", Role::Worker),
@@ -86,6 +87,9 @@ async fn play(point: &str, role: Role, shape: Shape, victim: Victim) -> anyhow::
     };
     let armed = |r| (r == role).then_some(fault.as_str());
     site.spawn("coordinator", &["coordinator"], armed(Role::Coordinator))?;
+    if point == "worker.claim" {
+        leave_behind(&mut site).await?;
+    }
     // One worker: a second one could take the task past the armed one.
     site.spawn("worker-1", &["worker", "--id", "worker-1"], armed(Role::Worker))?;
     site.ready(1).await?;
@@ -138,6 +142,16 @@ async fn play(point: &str, role: Role, shape: Shape, victim: Victim) -> anyhow::
     ensure!(next.status == Status::Completed, "the next one is {:?}", next.status);
     ensure!(ledger::arrivals(&site.ledger(), &next.execution_id, "buy")?.filled == 1, "the next one's order");
     site.done();
+    Ok(())
+}
+
+/// A worker dies for good in the middle of the task: the next one has to claim it.
+async fn leave_behind(site: &mut Site) -> anyhow::Result<()> {
+    site.spawn("worker-0", &["worker", "--id", "worker-0"], Some("worker.note"))?;
+    site.ready(1).await?;
+    site.submit(&shapes::chain("crash")?, "the key", site.trading()).await?;
+    until("the first worker died", FIRED_WITHIN, async || Ok((!site.process("worker-0")?.runs()).then_some(()))).await?;
+    site.process("worker-0")?.kill();
     Ok(())
 }
 
@@ -272,6 +286,7 @@ crashes! {
     at_coordinator_checkpoint: "coordinator.checkpoint", Chain;
     at_worker_started: "worker.started", Chain;
     at_worker_started_of_the_last: "worker.started:3", Chain;
+    at_worker_claim: "worker.claim", Chain;
     at_worker_note: "worker.note", Chain;
     at_worker_retrying: "worker.retrying", Retrying;
     at_worker_intended: "worker.intended", Chain;

@@ -193,27 +193,31 @@ impl Engine {
                 Output::Standing(record) => replace(live, &mut writes, record),
             }
         }
-        if live.execution.wants_gate() {
+        let halt = if live.execution.wants_gate() {
             match &self.gate {
-                Gate::Open => {}
+                Gate::Open => None,
                 Gate::Unsure(_) => {
                     self.gated.insert(id.to_owned());
+                    None
                 }
-                Gate::Halted(flag) if !live.halting => {
-                    live.halting = true;
-                    // Seen by us, not decided by us: it goes into the log first.
-                    writes.push((
-                        false,
-                        Body::Command(Box::new(Command {
-                            reason: flag.reason.clone(),
-                            by: flag.by.clone(),
-                            halted: Some(flag.clone()),
-                            ..Command::new(CommandType::Halt, id, live.execution.at)
-                        })),
-                    ));
-                }
-                Gate::Halted(_) => {}
+                Gate::Halted(flag) => Some(flag.clone()),
             }
+        } else {
+            // Told by a worker: the others, whose tasks wait, read commands only.
+            live.execution.halt_with_tasks_out().cloned()
+        };
+        if let Some(flag) = halt.filter(|_| !live.halting) {
+            live.halting = true;
+            // Seen by us, not decided by us: it goes into the log first.
+            writes.push((
+                false,
+                Body::Command(Box::new(Command {
+                    reason: flag.reason.clone(),
+                    by: flag.by.clone(),
+                    halted: Some(flag),
+                    ..Command::new(CommandType::Halt, id, live.execution.at)
+                })),
+            ));
         }
         live.unanswered += writes.len() as u32;
         for (is_final, body) in writes {

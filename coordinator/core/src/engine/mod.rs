@@ -71,7 +71,7 @@ pub enum LogMessage {
     /// A task's result.
     Event(Box<Event>),
     /// A command.
-    Command(Command),
+    Command(Box<Command>),
 }
 
 /// What a load found.

@@ -149,7 +149,7 @@ fn run(plan: &Arc<Plan>, rng: &mut Rng, segments: bool, halt_at: Option<usize>) 
             command.nodes = vec![unknown.node_id];
             command.resolution = Some(*rng.pick(&[Resolution::Done, Resolution::Repeat, Resolution::Repeat, Resolution::Fail]));
             command.outputs = Some(Map::from_iter([("out".to_owned(), Value::Bool(true))]));
-            let input = Input::Command(command);
+            let input = Input::Command(Box::new(command));
             assert_eq!(execution.apply(&input), Applied::Changed);
             assert_eq!(execution.clone().apply(&input), Applied::Ignored, "it is said once");
             seen.inputs.push(input);
@@ -367,7 +367,7 @@ fn a_time_out_stops_what_waits_and_its_workers_say_so() {
     let mut run = TaskRun::new(*task, "w", FIRST);
     assert!(matches!(run.next(&Gate::Open, Timestamp(0)), Next::Start { .. }));
     let command = Command::new(CommandType::Timeout, "exec_w_1", execution.deadline());
-    execution.apply(&Input::Command(command.clone()));
+    execution.apply(&Input::Command(Box::new(command.clone())));
     assert_eq!(execution.decide(true, true), Vec::new(), "the node runs");
     // The first reason stands: a cancel that comes later changes nothing.
     run.command(&command);

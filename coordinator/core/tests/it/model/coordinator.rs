@@ -48,7 +48,7 @@ pub fn steps(state: &State, c: usize, bug: Bug, steps: &mut Vec<Step>) {
             if due != 0 {
                 let output = due & due.wrapping_neg();
                 take(name(output), &|s, me| write(s, me, live, output, false, bug));
-                if output >= TASK && output < END && state.left.lost_answers > 0 {
+                if (TASK..END).contains(&output) && state.left.lost_answers > 0 {
                     let lost = |s: &mut State, me: &mut Coordinator| {
                         s.left.lost_answers -= 1;
                         write(s, me, live, output, true, bug);
@@ -140,8 +140,8 @@ fn load(state: &mut State, me: &mut Coordinator) {
     }
     let accepted = accepted(&state.log);
     let mut done = if started { STARTED } else { 0 };
-    for node in 0..state.left.nodes() {
-        if accepted[node].is_some() || state.queue.iter().any(|t| usize::from(t.node) == node) {
+    for (node, result) in accepted.iter().enumerate().take(state.left.nodes()) {
+        if result.is_some() || state.queue.iter().any(|t| usize::from(t.node) == node) {
             done |= TASK << node;
         }
     }

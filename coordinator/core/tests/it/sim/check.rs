@@ -6,7 +6,7 @@ use haltline_core::LogMessage;
 use haltline_types::{
     Timestamp,
     definition::OnError,
-    event::{Claims, Event, EventType, event_id},
+    event::{Claims, CommandType, Event, EventType, event_id},
     record::{Record, Status},
 };
 
@@ -120,8 +120,14 @@ fn execution(w: &World, record: &Record, events: &[Stored]) -> Vec<String> {
     if record.status == Status::TimedOut && record.finished_at.is_none_or(|at| at <= deadline(record)) {
         found.push(format!("timed out at {:?}, before its deadline", record.finished_at));
     }
-    market(w, record, end.at, overlapped, &mut found);
+    let abandoned = w.server.log.iter().any(|e| e.execution == id && is_abandon(&e.message));
+    market(w, record, end.at, overlapped || abandoned, &mut found);
     found
+}
+
+/// An execution was ended without a worker that did not answer: what that one had begun may come after.
+fn is_abandon(message: &LogMessage) -> bool {
+    matches!(message, LogMessage::Command(c) if c.kind == CommandType::Abandon)
 }
 
 /// Started before result; dependencies before dependents.

@@ -273,7 +273,7 @@ impl World {
                     class: Class::Command,
                     execution: command.execution_id.clone(),
                     id: Some(command.message_id()),
-                    message: Box::new(LogMessage::Command((**command).clone())),
+                    message: Box::new(LogMessage::Command(command.clone())),
                 };
                 (what, "coordinator.command")
             }

@@ -44,6 +44,7 @@ pub struct Walk {
     /// When the server was last told of progress.
     pub renewed: Time,
     claimed: bool,
+    pub commands_only: bool,
     pending: BTreeSet<u64>,
     pub then: Then,
     node: usize,
@@ -63,6 +64,7 @@ impl Walk {
             since,
             renewed: since,
             claimed: false,
+            commands_only: false,
             pending: BTreeSet::new(),
             then: Then::Nothing,
             node: 0,
@@ -79,16 +81,19 @@ impl Walk {
 }
 
 impl World {
-    /// Reads the log: events, then commands.
+    /// Reads the log: events, then commands; or commands only.
     pub fn learn(&mut self, pid: Pid, w: &mut Worker, id: u64) {
         let Some(walk) = w.walks.get_mut(&id) else { return };
         walk.then = Then::Learn;
-        walk.reads = 0;
+        walk.reads = u32::from(walk.commands_only);
         walk.history.clear();
         w.next_token += 1;
         w.tokens.retain(|_, other| *other != id);
         w.tokens.insert(w.next_token, id);
-        self.send(pid, Up::ReadLog { token: w.next_token, id: walk.run.task().correlation.execution_id.clone(), commands: false });
+        self.send(
+            pid,
+            Up::ReadLog { token: w.next_token, id: walk.run.task().correlation.execution_id.clone(), commands: walk.commands_only },
+        );
     }
 
     pub fn learned(&mut self, pid: Pid, w: &mut Worker, token: u64, entries: Vec<(u64, LogMessage)>) -> Result<(), Killed> {
@@ -105,6 +110,10 @@ impl World {
         let mut history = std::mem::take(&mut walk.history);
         history.sort_by_key(|(seq, _)| *seq);
         walk.run.learn(history.iter().map(|(_, message)| message));
+        if std::mem::replace(&mut walk.commands_only, false) && walk.run.is_contested() {
+            self.learn(pid, w, id);
+            return Ok(());
+        }
         if !walk.run.must_claim() || self.plan.bug == Bug::NoClaim {
             return self.step(pid, w, id);
         }
@@ -119,7 +128,7 @@ impl World {
             class: Class::Command,
             execution: command.execution_id.clone(),
             id: Some(command.message_id()),
-            message: Box::new(LogMessage::Command(command)),
+            message: Box::new(LogMessage::Command(Box::new(command))),
         };
         self.write_of_walk(pid, w, id, Write { what, point: "worker.claim" });
         Ok(())

@@ -125,8 +125,10 @@ impl World {
                 w.next_walk += 1;
                 let id = w.next_walk;
                 world.note(|| format!("worker {pid} walk {id}: {} delivery {deliveries} learns {learns}", task.task_id));
-                w.walks
-                    .insert(id, Walk::new(TaskRun::new(task, &name, Delivery { deliveries, again, walk: id }), seq, deliveries, world.now));
+                let run = TaskRun::new(task, &name, Delivery { deliveries, again, walk: id });
+                let mut walk = Walk::new(run, seq, deliveries, world.now);
+                walk.commands_only = !walk.run.is_contested();
+                w.walks.insert(id, walk);
                 if learns {
                     world.learn(pid, w, id);
                     return Ok(());
