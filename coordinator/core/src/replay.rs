@@ -224,7 +224,7 @@ impl Replay {
             Entry::Event(e) if e.kind.is_input() && e.task_events.is_some() => Some(Input::Result(e)),
             Entry::Event(_) => None,
             Entry::Command(c) if c.kind == CommandType::Abandon => Some(Input::Abandoned(c.timestamp, self.told.count())),
-            Entry::Command(c) => Some(Input::Command(*c)),
+            Entry::Command(c) => Some(Input::Command(c)),
         };
         let Some(input) = input.filter(|_| !over) else {
             let effect = if over { Effect::AfterEnd } else { Effect::Told };
