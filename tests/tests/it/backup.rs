@@ -20,12 +20,17 @@ const AT_ONCE: usize = 8;
 /// Acknowledged executions before the backup begins.
 const BEFORE: usize = 60;
 
+/// Submissions of one lane: all of them fit into one listing.
+const EACH: usize = 100;
+/// Between two of them, so that they last longer than a backup.
+const PACE: Duration = Duration::from_millis(50);
+
 /// Keys in the order in which they were acknowledged.
 type Acknowledged = Arc<Mutex<Vec<String>>>;
 
-/// Submits short and longer executions until it is aborted.
+/// Submits short and longer executions.
 async fn load(client: Client, input: Value, lane: usize, done: Acknowledged) -> anyhow::Result<()> {
-    for n in 0.. {
+    for n in 0..EACH {
         let key = format!("load-{lane}-{n}");
         // Some run when the backup is taken and when the server is lost.
         let workflow_id = if n % 4 == 3 { "waits" } else { "chain" }.to_owned();
@@ -33,6 +38,7 @@ async fn load(client: Client, input: Value, lane: usize, done: Acknowledged) -> 
             Submit { workflow_id, version: None, input: input.clone(), bot_id: None, strategy_id: None, key: key.clone(), notify: None };
         client.submit(submit).await?;
         done.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.push(key);
+        tokio::time::sleep(PACE).await;
     }
     Ok(())
 }
@@ -51,7 +57,7 @@ async fn a_backup_under_load_holds_and_then_completes() -> anyhow::Result<()> {
     let mut site = Site::start(COMMAND).await?;
     site.spawn_market().await?;
     site.client.put_workflow(&shapes::chain("chain")?).await?;
-    site.client.put_workflow(&shapes::waiting("waits", "700ms", "300ms")?).await?;
+    site.client.put_workflow(&shapes::waiting("waits", "2500ms", "300ms")?).await?;
     let done = Acknowledged::default();
     let lanes: Vec<_> = (0..AT_ONCE).map(|lane| tokio::spawn(load(site.client.clone(), site.trading(), lane, done.clone()))).collect();
     soon("there is load", async || Ok(count(&done) >= BEFORE)).await?;
@@ -142,7 +148,9 @@ async fn hold(site: &Site, done: &Acknowledged, before: usize) -> anyhow::Result
     let acknowledged = done.lock().map_err(|_| anyhow::anyhow!("poisoned"))?[..before].to_vec();
     let lost: Vec<&String> = acknowledged.iter().filter(|k| !keys.contains(k.as_str())).collect();
     ensure!(lost.is_empty(), "acknowledged before the backup and not in it: {lost:?}");
-    ensure!(records.iter().any(|r| !r.status.is_terminal()), "nothing ran when the backup was taken: the test shows too little");
+    let ends = records.iter().map(|r| format!("{} {} to {:?}", r.key, r.started_at, r.finished_at)).collect::<Vec<_>>();
+    let runs = records.iter().any(|r| !r.status.is_terminal());
+    ensure!(runs, "nothing ran when the backup was taken: the test shows too little\n{}", ends.join("\n"));
     Ok(())
 }
 
