@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::{HeaderMap, Subject, Subscriber, client::traits::Publisher, header, message::OutboundMessage};
+use async_nats::{HeaderMap, Subject, Subscriber, client::traits::Publisher, connection::State, header, message::OutboundMessage};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -220,6 +220,13 @@ impl<T> Outbox<T> {
 
     /// Sends what waits and may leave. [`Outbox::next`] does so as well. Cancel safe.
     pub async fn flush(&mut self) {
+        if self.link.client.connection_state() != State::Connected {
+            // The client would keep it and send it first on the next connection, before what was lost.
+            return;
+        }
+        if self.link.reconnects() != self.reconnects {
+            self.look_again();
+        }
         if !self.lanes.is_empty() {
             let now = Instant::now();
             let pending = &self.pending;
@@ -346,6 +353,10 @@ impl<T> Outbox<T> {
     fn look_again(&mut self) {
         let reconnected = self.link.reconnects() != self.reconnects;
         self.reconnects = self.link.reconnects();
+        if reconnected {
+            // Everything unanswered leaves anew, in its order.
+            self.leaving.clear();
+        }
         let now = Instant::now();
         let (patience, most) = if reconnected { (Duration::ZERO, usize::MAX) } else { (RESEND_AFTER, RESEND_BATCH) };
         let pending = &self.pending;

@@ -25,6 +25,9 @@ use crate::{
     retry::Reconnect,
 };
 
+/// How often a silent tail looks whether its connection is still the one it began on.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 /// Where to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
@@ -295,17 +298,22 @@ impl Reader {
         let patience = self.options.heartbeat * 3;
         let mut delivered: u64 = 0;
         let mut caught_up = pending == 0;
+        let (connects, mut heard) = (self.link.reconnects(), Instant::now());
         self.health.hear();
         if caught_up && self.out.send(Item::CaughtUp { last_seq }).await.is_err() {
             return End::Closed;
         }
         self.health.live.store(true, Ordering::Release);
         loop {
-            let message = match tokio::time::timeout(patience, sub.next()).await {
+            let message = match tokio::time::timeout(LOOK_EVERY, sub.next()).await {
                 Ok(Some(message)) => message,
                 Ok(None) => return End::Failed("subscription closed".into()),
-                Err(_) => return End::Failed(format!("nothing heard for {patience:?}")),
+                // A server that was started again knows nothing of this consumer, and says nothing.
+                Err(_) if self.link.reconnects() != connects => return End::Failed("the connection was made anew".into()),
+                Err(_) if heard.elapsed() > patience => return End::Failed(format!("nothing heard for {patience:?}")),
+                Err(_) => continue,
             };
+            heard = Instant::now();
             self.health.hear();
             if let Some(status) = message.status {
                 if let Some(reply) = &message.reply {

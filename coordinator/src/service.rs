@@ -116,11 +116,13 @@ impl Service {
         let records = Names::bucket_stream(&names.executions_bucket());
         // What is there now is read when shards are taken, as far as it is theirs.
         let reach = js::stream_info(&link, &records).await?.state.last_seq;
+        let events = js::stream_info(&link, &names.events_stream()).await?;
         let limits = Limits {
             executions_max: settings.executions_max,
             segments: !settings.per_node_tasks,
             shards: names.shards(),
             abandon_after_ms: ABANDON_AFTER_MS,
+            one_by_one: events.config["num_replicas"].as_u64().is_some_and(|n| n > 1),
         };
         let pointers = Tail::start(
             &link,

@@ -2,7 +2,8 @@
 //! that were heard, slots by type.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -15,10 +16,12 @@ use haltline_common::{Link, control_watch::ControlWatch, metrics, publisher::Pub
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::registry::Registry;
+use crate::{arrivals::Arrivals, registry::Registry};
 
 /// Cancels and time-outs remembered for tasks that are still on their way; older ones are in the log.
 const STOPS_MAX: usize = 10_000;
+/// Deliveries remembered, so that one that comes twice is run once; a repeat comes at once or never.
+const CAME_MAX: usize = 10_000;
 /// A task younger than this needs no sign of progress yet.
 const PROGRESS_AFTER: Duration = Duration::from_millis(350);
 
@@ -42,6 +45,8 @@ pub struct Flight {
     pub abandon: CancellationToken,
     /// Tasks finished.
     pub done: AtomicU64,
+    /// What is known about deliveries.
+    pub arrivals: Arrivals,
     tasks: Mutex<Tasks>,
 }
 
@@ -49,6 +54,9 @@ pub struct Flight {
 struct Tasks {
     next: u64,
     running: HashMap<u64, Running>,
+    /// Digests of the acknowledgement subjects of deliveries that came.
+    came: HashSet<u64>,
+    came_in_order: VecDeque<u64>,
     stopped: VecDeque<Command>,
 }
 
@@ -90,6 +98,7 @@ impl Flight {
             draining,
             abandon: CancellationToken::new(),
             done: AtomicU64::new(0),
+            arrivals: Arrivals::default(),
             tasks: Mutex::new(Tasks::default()),
         }
     }
@@ -99,12 +108,22 @@ impl Flight {
         self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Enters a task; the token it gives fires when its execution is cancelled
-    /// or its time is over.
-    pub fn enter(self: &Arc<Self>, execution_id: &str, reply: Subject) -> Entered {
+    /// Enters a task; the token it gives fires when its execution is cancelled. `None` if this very
+    /// delivery came before.
+    pub fn enter(self: &Arc<Self>, execution_id: &str, reply: Subject) -> Option<Entered> {
         let cancel = self.abandon.child_token();
         let now = Instant::now();
         let mut tasks = self.tasks();
+        let delivery = digest(&reply);
+        if !tasks.came.insert(delivery) {
+            return None;
+        }
+        tasks.came_in_order.push_back(delivery);
+        if tasks.came_in_order.len() > CAME_MAX
+            && let Some(old) = tasks.came_in_order.pop_front()
+        {
+            tasks.came.remove(&old);
+        }
         tasks.next += 1;
         let id = tasks.next;
         if tasks.stopped.iter().any(|c| c.execution_id == execution_id) {
@@ -113,7 +132,7 @@ impl Flight {
         let running = Running { execution_id: execution_id.to_owned(), reply, since: now, renewed: now, cancel: cancel.clone() };
         tasks.running.insert(id, running);
         metrics::TASKS_IN_FLIGHT.set(tasks.running.len() as u64);
-        Entered { flight: self.clone(), id, cancel }
+        Some(Entered { flight: self.clone(), id, cancel })
     }
 
     /// Tasks in flight.
@@ -189,4 +208,10 @@ impl Drop for Entered {
         metrics::TASKS_IN_FLIGHT.set(tasks.running.len() as u64);
         self.flight.done.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+fn digest(subject: &Subject) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    subject.as_str().hash(&mut hasher);
+    hasher.finish()
 }

@@ -56,6 +56,7 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
     let started_at = clock::now();
     presence::write(&flight, &slots, started_at).await;
 
+    flight.arrivals.look(&link).await;
     let (pullers, tasks) = (TaskTracker::new(), TaskTracker::new());
     for (kind, n) in &slots {
         pullers.spawn(puller::pull(flight.clone(), kind.clone(), *n, tasks.clone()));
@@ -79,7 +80,11 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
                 tracing::warn!(worker_id, in_flight = flight.len(), "still running after the drain time: giving up");
                 flight.abandon.cancel();
             }
-            _ = progress.tick() => flight.report_progress().await,
+            _ = progress.tick() => {
+                flight.report_progress().await;
+                let (flight, link) = (flight.clone(), link.clone());
+                tokio::spawn(async move { flight.arrivals.look(&link).await });
+            }
             _ = renew.tick(), if give_up.is_none() => presence::write(&flight, &slots, started_at).await,
             Some(message) = stops.next() => match serde_json::from_slice::<Command>(&message.payload) {
                 Ok(command) if matches!(command.kind, CommandType::Cancel | CommandType::Timeout) => flight.hear_stop(command),

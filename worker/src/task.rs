@@ -1,9 +1,12 @@
 //! One task from delivery to acknowledgement: performs what the core's walk says. A node's result is
 //! stored before its task is acknowledged, and before the next node starts.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use async_nats::{Message, Subject};
+use async_nats::{Message, Subject, connection::State};
 use haltline_common::{
     clock, fault, history, metrics,
     outbox::{AGAIN, Write},
@@ -27,6 +30,12 @@ use crate::{
 const ASK_LOG_AFTER_MS: u64 = 1000;
 /// How often a task looks again at a flag that cannot be read for certain.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A write that was not answered within this time may be lost, with its connection or its leader.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(50);
+
+/// How long a task may wait for its execution's first event; then someone else may try.
+const BEGIN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why a task is abandoned when the connection is gone for good.
 const NOT_STORED: &str = "its events could not be stored";
@@ -65,8 +74,13 @@ pub async fn run(flight: Arc<Flight>, message: Message) {
     if meta.deliveries > 1 {
         metrics::TASKS_REDELIVERED.inc();
     }
-    let entered = flight.enter(&task.correlation.execution_id, reply.clone());
-    let again = message.headers.as_ref().is_some_and(|h| h.get(AGAIN).is_some());
+    let Some(entered) = flight.enter(&task.correlation.execution_id, reply.clone()) else {
+        tracing::info!(task_id = task.task_id, "the same delivery came twice; once is enough");
+        return;
+    };
+    let waited = clock::now().millis_since(task.created_at);
+    let sent_again = message.headers.as_ref().is_some_and(|h| h.get(AGAIN).is_some());
+    let again = sent_again || flight.arrivals.doubts(&flight.link, meta.stream_seq, waited);
     let delivery = Delivery { deliveries: meta.deliveries, again, walk: entered.id() };
     let run = TaskRun::new(task, &flight.worker_id, delivery);
     let mut walk = Walk { flight, entered, run };
@@ -128,12 +142,16 @@ impl Walk {
                     };
                 }
                 Next::Start { started, node, attempt, inputs } => {
+                    let started_at = Instant::now();
                     if let Some(event) = started {
                         pending.push(self.publish(*event).await);
                     }
                     let step = self.node(node, attempt, inputs, &mut pending).await;
                     if !self.entered.is_held() {
                         return Left::Abandoned(STALLED);
+                    }
+                    if self.must_confirm(started_at) && !confirm(&mut pending).await {
+                        return Left::Abandoned(NOT_STORED);
                     }
                     match step {
                         Step::End(event) => return self.publish_end(vec![*event], pending).await,
@@ -167,16 +185,32 @@ impl Walk {
         }
     }
 
+    /// Whether what was published must be stored before more is. On a healthy connection to a single
+    /// server order is kept anyway, and an instant node need not wait for the answer about its start.
+    fn must_confirm(&self, since: Instant) -> bool {
+        self.flight.arrivals.is_replicated()
+            || since.elapsed() > ANSWERED_WITHIN
+            || self.flight.link.client.connection_state() != State::Connected
+    }
+
     fn has_next_type(&self) -> bool {
         self.run.next_kind().is_none_or(|kind| self.flight.slots.contains_key(kind))
     }
 
     /// Asks the log what is there already, and claims the task where another worker may have it.
     async fn learn(&mut self) -> Result<(), Left> {
-        let mut claimed = false;
+        let (mut claimed, since) = (false, Instant::now());
         loop {
             let log = self.read_log(false).await.ok_or(Left::HandedBack)?;
             self.run.learn(&log);
+            // Of a task that overtook it: what this worker tells must not come first.
+            if !self.run.is_begun() {
+                if since.elapsed() > BEGIN_WITHIN {
+                    return Err(Left::HandedBack);
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+                continue;
+            }
             if !self.run.must_claim() {
                 return Ok(());
             }
@@ -268,7 +302,11 @@ impl Walk {
         for event in events {
             pending.push(self.publish(event).await);
         }
-        if confirm(&mut pending).await { Left::Done } else { Left::Abandoned(NOT_STORED) }
+        if !confirm(&mut pending).await {
+            return Left::Abandoned(NOT_STORED);
+        }
+        // Whoever has the task by now acknowledges it: this result may be void.
+        if self.entered.is_held() { Left::Done } else { Left::Abandoned(STALLED) }
     }
 
     /// Queues an event, in order.

@@ -106,6 +106,8 @@ pub struct TaskRun {
     claimed: bool,
     /// The highest token that the log has on these nodes.
     highest: u64,
+    /// The log has the execution's first event.
+    begun: bool,
     at: usize,
     attempt: u32,
     /// Ids of this task's events that are in the log or were published by this walk, each with the
@@ -138,6 +140,7 @@ impl TaskRun {
             contested,
             claimed: false,
             highest: 0,
+            begun: false,
             at: 0,
             attempt,
             ids: HashMap::new(),
@@ -173,6 +176,7 @@ impl TaskRun {
                     if let Some(flag) = &event.halted {
                         self.halt(flag);
                     }
+                    self.begun |= event.kind == EventType::ExecutionStarted;
                     // Nothing starts after the end.
                     self.finished |= event.kind.is_terminal();
                     let node = event.node_id.as_ref().and_then(|id| self.task.nodes.iter().position(|n| n.id == *id));
@@ -218,6 +222,11 @@ impl TaskRun {
             }
             _ => {}
         }
+    }
+
+    /// Whether the log that was learned has the execution's first event.
+    pub fn is_begun(&self) -> bool {
+        self.begun
     }
 
     /// Whether another walk may have or have had this task: the log is to be asked first.

@@ -119,6 +119,7 @@ impl Engine {
             replies: vec![(waiting.ticket, false)],
             stored: HashSet::new(),
             recovered: false,
+            held: Vec::new(),
             halting: false,
             replacing: None,
             quiet: Quiet::default(),
@@ -153,8 +154,19 @@ impl Engine {
     }
 
     /// Writes what was decided, and asks for what the gate holds back.
-    pub(super) fn emit(&mut self, id: &str, outputs: Vec<Output>) {
+    pub(super) fn emit(&mut self, id: &str, mut outputs: Vec<Output>) {
+        let one_by_one = self.limits.one_by_one;
         let Some(Slot::Live(live)) = self.slots.get_mut(id) else { return };
+        if one_by_one {
+            // Notes first; tasks and the end once everything before them is stored.
+            let (notes, rest): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|o| !matches!(o, Output::Task(_) | Output::End(..)));
+            live.held.extend(rest);
+            outputs = notes;
+            let free = live.unanswered == 0 && outputs.is_empty();
+            if free {
+                outputs = std::mem::take(&mut live.held);
+            }
+        }
         let mut writes = Vec::with_capacity(outputs.len() * 2);
         let replace = |live: &mut Live, writes: &mut Vec<(bool, Body)>, record| match &mut live.replacing {
             None => {
@@ -220,16 +232,25 @@ impl Engine {
             ));
         }
         live.unanswered += writes.len() as u32;
+        // All of it was stored before: nothing would be answered.
+        let go_on = live.unanswered == 0 && !live.held.is_empty();
         for (is_final, body) in writes {
             let purpose = if is_final { Purpose::Final(id.to_owned()) } else { Purpose::Output(id.to_owned()) };
             self.write(purpose, body);
+        }
+        if go_on {
+            self.emit(id, Vec::new());
+            return;
         }
         self.settle(id);
     }
 
     fn answered(&mut self, id: &str) {
-        if let Some(Slot::Live(live)) = self.slots.get_mut(id) {
-            live.unanswered = live.unanswered.saturating_sub(1);
+        let Some(Slot::Live(live)) = self.slots.get_mut(id) else { return };
+        live.unanswered = live.unanswered.saturating_sub(1);
+        if live.unanswered == 0 && !live.held.is_empty() {
+            self.emit(id, Vec::new());
+            return;
         }
         self.settle(id);
     }
@@ -239,7 +260,7 @@ impl Engine {
     fn settle(&mut self, id: &str) {
         let gated = self.gated.contains(id);
         let Some(Slot::Live(live)) = self.slots.get_mut(id) else { return };
-        if live.unanswered > 0 || gated {
+        if live.unanswered > 0 || gated || !live.held.is_empty() {
             return;
         }
         let (entries, created) = (std::mem::take(&mut live.entries), live.created.take());

@@ -135,6 +135,7 @@ impl Engine {
             replies: Vec::new(),
             stored,
             recovered: true,
+            held: Vec::new(),
             halting: false,
             replacing: None,
             quiet,

@@ -31,6 +31,7 @@ use haltline_types::{
 use crate::{
     execution::{Execution, Input},
     floor::Floor,
+    outputs::Output,
     plan::Plan,
 };
 
@@ -99,6 +100,9 @@ pub struct Limits {
     /// Milliseconds after a cancel or a time-out in which workers have to answer; then the execution ends
     /// without them.
     pub abandon_after_ms: u64,
+    /// A write may get lost though a later one is stored, as in a cluster whose leaders change: nothing is
+    /// written before what it follows from is stored.
+    pub one_by_one: bool,
 }
 
 /// Why a write was made: what its answer means.
@@ -167,6 +171,8 @@ struct Live {
     stored: HashSet<String>,
     /// Rebuilt from the log: its tasks say so.
     recovered: bool,
+    /// What waits for the writes before it, where these go one by one.
+    held: Vec<Output>,
     /// A halt command was sent; one is enough.
     halting: bool,
     /// A new record is being stored. The next one, if there is one, waits for its revision.

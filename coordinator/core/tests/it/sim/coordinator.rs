@@ -301,7 +301,7 @@ impl World {
     }
 
     fn activate(&mut self, pid: Pid, revision: u64, value: Checkpoint) {
-        let limits = Limits { executions_max: 1000, segments: true, shards: 8, abandon_after_ms: 450 };
+        let limits = Limits { executions_max: 1000, segments: true, shards: 8, abandon_after_ms: 450, one_by_one: self.plan.one_by_one };
         self.note(|| format!("coordinator {pid} active from {value:?}"));
         let mut c = Box::new(Coordinator {
             engine: Engine::new(limits, value.log, value.records),

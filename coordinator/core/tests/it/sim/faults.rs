@@ -126,12 +126,23 @@ pub struct Plan {
     /// Percent of acknowledgements of writes that get lost.
     pub ack_loss: u64,
     pub bug: Bug,
+    /// As in a cluster: nothing is written before what it follows from is stored.
+    pub one_by_one: bool,
 }
 
 impl Plan {
     /// Nothing happens.
     pub fn calm() -> Self {
-        Self { faults: Vec::new(), blows: Vec::new(), halt: None, cancels: false, rivals: false, ack_loss: 0, bug: Bug::None }
+        Self {
+            faults: Vec::new(),
+            blows: Vec::new(),
+            halt: None,
+            cancels: false,
+            rivals: false,
+            ack_loss: 0,
+            bug: Bug::None,
+            one_by_one: false,
+        }
     }
 
     /// One fault point, sometimes with a cancel, a halt or a rival besides.
@@ -168,6 +179,7 @@ impl Plan {
     /// Anything, several times.
     pub fn random(rng: &mut Rng) -> Self {
         let mut plan = Self { cancels: rng.chance(40), rivals: rng.chance(40), ..Self::calm() };
+        plan.one_by_one = rng.chance(30);
         for _ in 0..rng.range(0, 3) {
             let fault = Fault {
                 point: POINTS[rng.range(0, POINTS.len() as u64 - 1) as usize],

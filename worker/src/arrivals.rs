@@ -1,0 +1,53 @@
+//! Deliveries that may not be the first although the server says so: a nats-server that was killed
+//! forgets how often it has delivered a task, and a new leader of a cluster may as well. Another worker
+//! may have such a task still, so it is claimed before it runs.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use haltline_common::{Link, js};
+
+/// In a cluster leaders change without a word to clients: what waited longer than a healthy task does
+/// may have been delivered before.
+const DOUBT_AFTER_MS: u64 = 250;
+
+/// What this worker's connection knows about deliveries.
+#[derive(Debug, Default)]
+pub struct Arrivals {
+    /// How often the connection had been made when it was last looked.
+    looked_at: AtomicU64,
+    /// Tasks up to this sequence were stored before that.
+    before: AtomicU64,
+    /// The streams have more than one copy.
+    replicated: AtomicBool,
+}
+
+impl Arrivals {
+    /// Looks again if the connection was made anew. To be called before anything is pulled, and often.
+    pub async fn look(&self, link: &Link) {
+        let connects = link.reconnects();
+        if self.looked_at.load(Ordering::Acquire) == connects {
+            return;
+        }
+        match js::stream_info(link, &link.names.tasks_stream()).await {
+            Ok(info) => {
+                self.before.store(info.state.last_seq, Ordering::Release);
+                self.replicated.store(info.config["num_replicas"].as_u64().is_some_and(|n| n > 1), Ordering::Release);
+                self.looked_at.store(connects, Ordering::Release);
+            }
+            Err(e) => tracing::debug!(error = %e, "cannot ask for the stream of tasks; every task is in doubt for now"),
+        }
+    }
+
+    /// Whether a task with this sequence, which waited so long, may have been delivered before.
+    pub fn doubts(&self, link: &Link, stream_seq: u64, waited_ms: u64) -> bool {
+        link.reconnects() != self.looked_at.load(Ordering::Acquire)
+            || stream_seq <= self.before.load(Ordering::Acquire)
+            || (self.is_replicated() && waited_ms > DOUBT_AFTER_MS)
+    }
+
+    /// Whether writes may be lost singly, one of many on a healthy connection: then nothing may be sent
+    /// before what it follows from is stored.
+    pub fn is_replicated(&self) -> bool {
+        self.replicated.load(Ordering::Acquire)
+    }
+}
