@@ -9,27 +9,29 @@ use serde_json::json;
 
 use crate::COMMAND;
 
-/// The eight events of a chain of three.
-const EIGHT: [&str; 8] = [
+/// The events of a chain of three: eight, and what became of the order of the third.
+const EVENTS: [&str; 10] = [
     "execution_started",
     "node_started price",
     "node_completed price",
     "node_started cheap",
     "node_completed cheap",
     "node_started buy",
+    "effect_intended buy",
+    "effect_settled buy",
     "node_completed buy",
     "execution_completed",
 ];
 
 #[tokio::test]
-async fn three_nodes_give_eight_events_in_order() -> anyhow::Result<()> {
+async fn three_nodes_give_their_events_in_order() -> anyhow::Result<()> {
     let mut site = Site::start(COMMAND).await?;
     site.spawn_market().await?;
     let outcome = site.run(&shapes::chain("trade")?, "k", site.trading()).await?;
     ensure!(outcome.status == Status::Completed, "{outcome:?}");
     ensure!(outcome.outputs["buy"]["status"] == "filled", "{:?}", outcome.outputs);
     let (record, events) = checks::ended(&site.client, "k").await?;
-    ensure!(checks::kinds(&events) == EIGHT, "{:?}", checks::kinds(&events));
+    ensure!(checks::kinds(&events) == EVENTS, "{:?}", checks::kinds(&events));
     ensure!(events.iter().all(|e| e.bot_id == "bot" && e.strategy_id == "dips" && e.workflow_id == "trade"), "correlation");
     ensure!(record.results == outcome.outputs && record.nodes_completed == 3, "{record:?}");
     site.done();
@@ -45,9 +47,10 @@ async fn tasks_of_single_nodes_give_the_same_events() -> anyhow::Result<()> {
     site.spawn_market().await?;
     site.run(&shapes::chain("trade")?, "k", site.trading()).await?;
     let (_, events) = checks::ended(&site.client, "k").await?;
-    ensure!(checks::kinds(&events) == EIGHT, "{:?}", checks::kinds(&events));
-    // Each result ends a task of its own: start and result.
-    let alone = events.iter().filter(|e| e.kind.as_str() == "node_completed").all(|e| e.task_events == Some(2) && e.segment.is_empty());
+    ensure!(checks::kinds(&events) == EVENTS, "{:?}", checks::kinds(&events));
+    // Each result ends a task of its own: start and result, and of the order its intent and outcome.
+    let of = |e: &haltline_common::types::event::Event| if e.node_id.as_deref() == Some("buy") { 4 } else { 2 };
+    let alone = events.iter().filter(|e| e.kind.as_str() == "node_completed").all(|e| e.task_events == Some(of(e)) && e.segment.is_empty());
     ensure!(alone, "{events:?}");
     site.done();
     Ok(())

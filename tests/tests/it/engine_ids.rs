@@ -86,7 +86,7 @@ async fn hostile_ids_are_only_ids() -> anyhow::Result<()> {
         let outcome = site.run(&definition, &key, site.trading()).await?;
         ensure!(outcome.status == Status::Completed, "{id}: {outcome:?}");
         let (record, events) = checks::ended(&site.client, &key).await?;
-        ensure!(record.correlation.workflow_id == id && events.len() == 6, "{id}: {:?}", checks::kinds(&events));
+        ensure!(record.correlation.workflow_id == id && events.len() == 8, "{id}: {:?}", checks::kinds(&events));
         ensure!(ledger::arrivals(&site.ledger(), &outcome.execution_id, "buy")?.filled == 1, "{id}: the order");
         ensure!(site.client.workflow(id, None).await? == definition, "{id}: stored differently");
         let told = site.caller().call(&["executions", "show", &outcome.execution_id, "--json"]).await?;

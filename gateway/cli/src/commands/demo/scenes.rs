@@ -23,6 +23,8 @@ pub async fn basic(stage: &mut Stage) -> anyhow::Result<String> {
         "node_started",
         "node_completed",
         "node_started",
+        "effect_intended",
+        "effect_settled",
         "node_completed",
         "execution_completed",
     ];
@@ -30,7 +32,7 @@ pub async fn basic(stage: &mut Stage) -> anyhow::Result<String> {
     let arrivals = stage.arrivals(&outcome.execution_id).await?;
     ensure!(arrivals.len() == 1, "the market saw {} orders", arrivals.len());
     let close = outcome.outputs["price"]["close"].clone();
-    let mut text = format!("AAPL closed at {close} on {DAY_OF_PANIC}; bought 10 in {} ms, 8 events:\n", outcome.duration_ms.unwrap_or(0.0));
+    let mut text = format!("AAPL closed at {close} on {DAY_OF_PANIC}; bought 10 in {} ms, 8 events and the order's intent and outcome:\n", outcome.duration_ms.unwrap_or(0.0));
     for e in &events {
         let node = e.node_id.as_deref().map(|n| format!(" {n}")).unwrap_or_default();
         let took = e.duration_ms.map(|d| format!(" ({d} ms)")).unwrap_or_default();
@@ -86,7 +88,7 @@ pub async fn correlation(stage: &mut Stage) -> anyhow::Result<String> {
     ensure!(key == format!("{id}/buy"), "the order's client id is `{key}`");
     let told = stage.get(&format!("/v1/executions/{id}")).await?;
     ensure!(told["execution_id"] == id.as_str(), "the gateway tells {}", told["execution_id"]);
-    Ok(format!("{id} is on the record, 8 events, the order ({key}) and the gateway's answer"))
+    Ok(format!("{id} is on the record, 10 events, the order ({key}) and the gateway's answer"))
 }
 
 /// Three at once: own ids, own events, own orders.
@@ -100,12 +102,12 @@ pub async fn concurrent(stage: &mut Stage) -> anyhow::Result<String> {
         let outcome = stage.outcome(id).await?;
         ensure!(outcome.status == Status::Completed, "{id} ended {}", outcome.status.as_str());
         let events = stage.events(id).await?;
-        ensure!(events.len() == 8 && events.iter().all(|e| e.bot_id == *bot), "{id} has events of others");
+        ensure!(events.len() == 10 && events.iter().all(|e| e.bot_id == *bot), "{id} has events of others");
         ensure!(stage.arrivals(id).await?.len() == 1, "{id} has not exactly one order");
     }
     let distinct: BTreeSet<&String> = ids.iter().map(|(id, _)| id).collect();
     ensure!(distinct.len() == 3, "ids are shared");
-    Ok(ids.iter().map(|(id, bot)| format!("{id} of {bot}: 8 events, 1 order")).collect::<Vec<_>>().join("\n"))
+    Ok(ids.iter().map(|(id, bot)| format!("{id} of {bot}: 10 events, 1 order")).collect::<Vec<_>>().join("\n"))
 }
 
 /// The worker that runs a node dies; another one finishes, and the order is placed once.
@@ -134,8 +136,8 @@ pub async fn killed_worker(stage: &mut Stage) -> anyhow::Result<String> {
         .and_then(|e| e.worker_id.clone())
         .context("the node has no result")?;
     ensure!(finisher != victim, "the dead worker finished");
-    ensure!(events.len() == 8, "{} events", events.len());
+    ensure!(events.len() == 10, "{} events", events.len());
     let arrivals = stage.arrivals(&id).await?;
     ensure!(arrivals.len() == 1, "the order arrived {} times", arrivals.len());
-    Ok(format!("{victim} was killed in the middle of a node; {finisher} finished {id} {took:.1?} later: 8 events, 1 order"))
+    Ok(format!("{victim} was killed in the middle of a node; {finisher} finished {id} {took:.1?} later: 10 events, 1 order"))
 }
