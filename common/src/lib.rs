@@ -14,6 +14,7 @@ mod lanes;
 pub mod link;
 pub mod metrics;
 pub mod outbox;
+pub mod planted;
 pub mod publisher;
 pub mod retry;
 pub mod shutdown;

@@ -22,6 +22,7 @@ use crate::{
     js::ErrorBody,
     lanes::{FEW, Lanes, Leaving, Place, Refusal},
     metrics,
+    planted::{Bug, planted},
     sync::{self, Sync},
 };
 
@@ -384,6 +385,7 @@ async fn publish(link: &Link, prefix: &str, n: u64, place: Option<Place>, write:
     let mut headers = write.headers.clone();
     match &write.once {
         Once::Harmless => {}
+        Once::Id(_) if planted(Bug::NoMessageId) => {}
         Once::Id(id) => headers.insert(header::NATS_MESSAGE_ID, id.as_str()),
         Once::Swap(revision) => headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string()),
     }

@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     Link,
     js::{self, ApiFailure},
+    planted::{Bug, planted},
     retry::Reconnect,
 };
 
@@ -250,8 +251,9 @@ impl Reader {
                 return Err(End::Closed);
             }
         }
-        self.created = Some(info.created);
+        let again = self.created.replace(info.created).is_some();
         let policy = match (self.last, self.options.start) {
+            _ if again && planted(Bug::TailAll) => json!({ "deliver_policy": "all" }),
             (_, Start::LastPerSubject) => json!({ "deliver_policy": "last_per_subject" }),
             (Some(last), _) => json!({ "deliver_policy": "by_start_sequence", "opt_start_seq": last + 1 }),
             (None, Start::Seq(seq)) => json!({ "deliver_policy": "by_start_sequence", "opt_start_seq": seq.max(1) }),

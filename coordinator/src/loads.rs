@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use haltline_common::{Link, history, kv, retry::Reconnect};
+use haltline_common::{
+    Link, history, kv,
+    planted::{Bug, planted},
+    retry::Reconnect,
+};
 use haltline_core::{Loaded, LogMessage, Plan};
 
 use crate::plans;
@@ -34,11 +38,19 @@ async fn try_load(link: &Link, id: &str, cached: &impl Fn(&str, &str) -> Option<
     };
     // In this order: a task that ends in between is gone from the queue, but its result is in the log.
     let queued = history::queued(link, id).await.map_err(|e| e.to_string())?;
-    let history = history::read(link, id).await.map_err(|e| e.to_string())?;
+    let mut history = history::read(link, id).await.map_err(|e| e.to_string())?;
+    if planted(Bug::EventLeftOut) {
+        history.pop();
+    }
     let history = history
         .into_iter()
         .map(|(seq, entry)| match entry {
-            history::Entry::Event(e) => (seq, LogMessage::Event(e)),
+            history::Entry::Event(mut e) => {
+                if planted(Bug::TokenUnchecked) {
+                    e.token = None;
+                }
+                (seq, LogMessage::Event(e))
+            }
             history::Entry::Command(c) => (seq, LogMessage::Command(c)),
         })
         .collect();

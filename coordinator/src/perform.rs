@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use haltline_common::{
     fault, metrics,
-    outbox::Write,
+    outbox::{Once, Write},
+    planted::{Bug, planted},
     types::{
         self, Names,
         error::{ApiError, Code},
@@ -81,7 +82,14 @@ impl Service {
             while let Some(out) = shard.engine.take() {
                 match out {
                     Out::Write(id, body) => {
-                        let write = message(&self.link.names, &body, self.keep);
+                        if matches!(&body, Body::Task(task) if task.recovered) && planted(Bug::DispatchForgotten) {
+                            shard.engine.stored(id, 0);
+                            continue;
+                        }
+                        let mut write = message(&self.link.names, &body, self.keep);
+                        if matches!(write.once, Once::Swap(_)) && planted(Bug::Put) {
+                            write.once = Once::Harmless;
+                        }
                         if let Body::Command(c) = &body {
                             // A hint for workers that run it right now; the log is what counts.
                             let _ = self.link.client.publish(self.link.names.stop(&c.execution_id), json(c).into()).await;

@@ -14,6 +14,7 @@ use haltline_common::{
     control_watch::ControlWatch,
     fault, js, metrics,
     outbox::{Outbox, Stored, Write, WriteError},
+    planted::{Bug, planted},
     tail::{self, Item, Start, Tail},
     topology,
     types::{
@@ -290,6 +291,7 @@ impl Service {
                 shard.checkpoint_in_flight = false;
                 match outcome {
                     Ok(stored) => shard.revision = stored.seq,
+                    Err(WriteError::Conflict(_)) if planted(Bug::TwoOwners) => {}
                     Err(WriteError::Conflict(_)) => {
                         tracing::warn!(shard = shard.number, "another coordinator wrote the checkpoint: giving the shard up");
                         shard.leave(Leaving::Lost);
@@ -334,6 +336,9 @@ impl Service {
         let moves = self.members.moves(&mine, self.link.names.shards(), Instant::now());
         for (numbers, why) in [(moves.lost, Leaving::Lost), (moves.give, Leaving::Given)] {
             for number in numbers {
+                if planted(Bug::TwoOwners) && why == Leaving::Lost {
+                    continue;
+                }
                 if let Some(shard) = self.shards.get_mut(&number).filter(|s| !s.is_leaving()) {
                     tracing::info!(shard = number, ?why, "giving up a shard");
                     shard.leave(why);

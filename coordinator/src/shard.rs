@@ -8,8 +8,9 @@ use std::{
 
 use haltline_common::{
     Link, clock, metrics,
+    planted::{Bug, planted},
     tail::{self, Item, Start, Tail},
-    types::Names,
+    types::{Names, event::Event},
 };
 use haltline_core::{Engine, Limits, LogMessage};
 use tokio_util::sync::CancellationToken;
@@ -84,7 +85,12 @@ impl Shard {
                 let message = if Names::is_command(&m.subject) {
                     serde_json::from_slice(&m.payload).map(LogMessage::Command)
                 } else {
-                    serde_json::from_slice(&m.payload).map(|e| LogMessage::Event(Box::new(e)))
+                    serde_json::from_slice::<Event>(&m.payload).map(|mut e| {
+                        if planted(Bug::TokenUnchecked) {
+                            e.token = None;
+                        }
+                        LogMessage::Event(Box::new(e))
+                    })
                 };
                 match message {
                     Ok(message) => self.engine.log_message(m.seq, message),

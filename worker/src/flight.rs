@@ -12,7 +12,15 @@ use std::{
 };
 
 use async_nats::Subject;
-use haltline_common::{Link, control_watch::ControlWatch, metrics, publisher::Publisher, topology::TASK_ACK_WAIT, types::event::Command};
+use haltline_common::{
+    Link,
+    control_watch::ControlWatch,
+    metrics,
+    planted::{Bug, planted},
+    publisher::Publisher,
+    topology::TASK_ACK_WAIT,
+    types::event::Command,
+};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -72,7 +80,7 @@ struct Running {
 impl Running {
     /// Whether the server cannot have given the task to someone else yet, for want of progress.
     fn is_held(&self) -> bool {
-        self.renewed.elapsed() < TASK_ACK_WAIT
+        self.renewed.elapsed() < TASK_ACK_WAIT || planted(Bug::LateResult)
     }
 }
 

@@ -11,7 +11,12 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use haltline_common::{clock, retry, types::definition::RetryPolicy};
+use haltline_common::{
+    clock,
+    planted::{Bug, planted},
+    retry,
+    types::definition::RetryPolicy,
+};
 use haltline_core::{Intent, NodeOutcome, Settled, TaskRun};
 use serde_json::{Map, Value};
 
@@ -139,7 +144,7 @@ impl Attempt<'_> {
         let Some(effects) = &self.ctx.effects else {
             return self.bounded(self.node.run(&self.ctx)).await.map_or_else(|e| e, |outputs| NodeOutcome::Completed(outputs).into());
         };
-        if let Some(intent) = in_doubt {
+        if let Some(intent) = in_doubt.filter(|_| !planted(Bug::BlindRepeat)) {
             match self.bounded(self.node.resolve(&self.ctx, intent)).await {
                 Ok(Resolved::Done(outputs)) => {
                     effects.settle_earlier(Settled::Done).await;

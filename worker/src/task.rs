@@ -10,6 +10,7 @@ use async_nats::{Message, Subject, connection::State};
 use haltline_common::{
     clock, fault, history, metrics,
     outbox::{AGAIN, Write},
+    planted::{Bug, planted},
     publisher::Receipt,
     retry::{self, Reconnect},
     tail::Meta,
@@ -83,15 +84,17 @@ pub async fn run(flight: Arc<Flight>, message: Message) {
     let again = sent_again || flight.arrivals.doubts(&flight.link, meta.stream_seq, waited);
     let delivery = Delivery { deliveries: meta.deliveries, again, walk: entered.id() };
     let run = TaskRun::new(task, &flight.worker_id, delivery);
-    let mut walk = Walk { flight, entered, run };
+    let mut walk = Walk { flight, entered, run, reply };
     let left = walk.walk().await;
-    walk.leave(left, reply).await;
+    walk.leave(left).await;
 }
 
 struct Walk {
     flight: Arc<Flight>,
     entered: Entered,
     run: TaskRun,
+    /// Where the server hears what became of the delivery.
+    reply: Subject,
 }
 
 impl Walk {
@@ -211,7 +214,7 @@ impl Walk {
                 tokio::time::sleep(LOOK_AGAIN).await;
                 continue;
             }
-            if !self.run.must_claim() {
+            if !self.run.must_claim() || planted(Bug::LateResult) {
                 return Ok(());
             }
             if claimed {
@@ -299,6 +302,10 @@ impl Walk {
     }
 
     async fn publish_end(&self, events: Vec<Event>, mut pending: Vec<Receipt>) -> Left {
+        if planted(Bug::EarlyAck) {
+            let client = &self.flight.link.client;
+            let _ = (client.publish(self.reply.clone(), "+ACK".into()).await, client.flush().await);
+        }
         for event in events {
             pending.push(self.publish(event).await);
         }
@@ -324,7 +331,7 @@ impl Walk {
         self.flight.publisher.send(Write::with_id(subject, self.run.message_id(&event), body)).await
     }
 
-    async fn leave(&self, left: Left, reply: Subject) {
+    async fn leave(&self, left: Left) {
         let task = self.run.task();
         let word = match left {
             Left::Done => {
@@ -341,7 +348,7 @@ impl Walk {
                 return;
             }
         };
-        let _ = self.flight.link.client.publish(reply, word.into()).await;
+        let _ = self.flight.link.client.publish(self.reply.clone(), word.into()).await;
     }
 }
 

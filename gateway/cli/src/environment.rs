@@ -11,6 +11,11 @@ pub fn fault() -> Option<String> {
     var("HALTLINE_FAULT")
 }
 
+/// The bug to make, for tests: see `haltline_common::planted`.
+pub fn planted() -> Option<String> {
+    var("HALTLINE_PLANTED")
+}
+
 /// Who runs this command.
 pub fn user() -> Option<String> {
     var("USER")

@@ -19,8 +19,13 @@ mod system;
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
-use haltline_common::{fault, telemetry};
+use haltline_common::{
+    fault,
+    planted::{self, Bug},
+    telemetry,
+};
 
 use crate::{args::Cli, commands::Context};
 
@@ -31,6 +36,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Runs the command that this process was started with; how it ended, as `--help` documents.
 pub fn main() -> ExitCode {
     fault::arm(environment::fault().as_deref());
+    if let Err(e) = plant() {
+        return fail::report(&e, false);
+    }
     // Fails only if one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = match Cli::try_parse() {
@@ -42,6 +50,14 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(e) => fail::report(&e, json),
     }
+}
+
+/// Makes the bug that the environment names, in a build that can.
+fn plant() -> anyhow::Result<()> {
+    if let Some(name) = environment::planted().filter(|_| planted::BUILT_IN) {
+        planted::plant(Bug::find(&name).with_context(|| format!("HALTLINE_PLANTED: there is no bug `{name}`"))?);
+    }
+    Ok(())
 }
 
 fn start(cli: Cli) -> anyhow::Result<u8> {

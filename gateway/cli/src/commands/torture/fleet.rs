@@ -12,16 +12,24 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use haltline_client::Client;
-use haltline_common::{Link, config::StorageSettings, topology, types::Names};
+use haltline_common::{
+    Link,
+    config::StorageSettings,
+    kv,
+    planted::Bug,
+    publisher::Publisher,
+    topology,
+    types::{Names, control::Level},
+};
 use haltline_server::{Bound, Cluster, Launch, Options, find_or_fetch, spawn_bound};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
-    check::Source,
+    check::{Remains, Source},
     machine::{Clocks, Disk},
     plan::Targets,
-    ports,
+    planted, ports,
     process::{Exit, Exits, Order, Process, Recipe},
     proxy::{Gate, Proxies, Traffic},
 };
@@ -30,6 +38,8 @@ use super::{
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long a nats-server may take to answer after a crash.
 const SERVER_READY_WITHIN: Duration = Duration::from_secs(60);
+/// Halts of the flag before the load: its bucket keeps the last 64 values.
+const PAST_HALTS: usize = 30;
 /// How long running nodes of a worker may go on after SIGTERM.
 const DRAIN: &str = "5s";
 /// Keeps the limits of the streams below what any disk has; nothing of that size is written.
@@ -46,6 +56,8 @@ pub struct Size {
     pub coordinators: usize,
     /// When nats-servers sync.
     pub sync: Option<String>,
+    /// A bug that the services make.
+    pub planted: Option<Bug>,
 }
 
 /// The system.
@@ -66,6 +78,7 @@ pub struct Fleet {
     pub skipped: Vec<String>,
     exits: Exits,
     logs: PathBuf,
+    planted: Option<Bug>,
     ledger: PathBuf,
     market: Bound,
     /// The market's address behind its proxy, as workers know it.
@@ -142,6 +155,7 @@ impl Fleet {
             clocks: Clocks::find(&folder),
             skipped,
             exits,
+            planted: size.planted,
             ledger: folder.join("ledger.jsonl"),
             logs,
             market,
@@ -154,6 +168,7 @@ impl Fleet {
             fleet.skipped.push("clock_jump: there is no libfaketime".into());
         }
         fleet.install(replicas).await?;
+        fleet.past().await?;
         let gate = fleet.gate("market");
         fleet.market_url = format!("http://{}", fleet.proxies.open(market_at, &gate, Traffic::Bytes)?);
         fleet.client_urls = fleet.ways("client")?;
@@ -191,9 +206,15 @@ impl Fleet {
     fn service(&mut self, name: &str, args: &[&str], settings: &str) -> anyhow::Result<()> {
         let urls = self.ways(name)?;
         let common = ["--nats", &urls, "--namespace", self.names.namespace(), "--config", settings, "--log-format", "json"];
+        let mut env = self.clocks.as_ref().map(|c| c.environment(name)).unwrap_or_default();
+        if let Some(bug) = self.planted {
+            env.push(("HALTLINE_PLANTED".into(), bug.told().0.into()));
+            let point = planted::point(bug).filter(|(role, _)| name.starts_with(role));
+            env.extend(point.map(|(_, point)| ("HALTLINE_FAULT".into(), point.into())));
+        }
         let recipe = Recipe::Service {
             args: args.iter().chain(&common).map(|a| (*a).to_owned()).collect(),
-            env: self.clocks.as_ref().map(|c| c.environment(name)).unwrap_or_default(),
+            env,
             log: self.logs.join(format!("{name}.log")),
         };
         self.processes.insert(name.to_owned(), Process::start(name, recipe, self.exits.clone()));
@@ -223,12 +244,42 @@ impl Fleet {
         }
     }
 
+    /// Gives the flag a past: whoever reads it from its beginning meets halts.
+    async fn past(&self) -> anyhow::Result<()> {
+        let link = self.link().await?;
+        let publisher = Publisher::start(&link).await?;
+        for level in [Level::Halt, Level::Normal].repeat(PAST_HALTS) {
+            kv::set_flag(&link, &publisher, level, "before the torture", "torture").await?;
+        }
+        Ok(())
+    }
+
+    /// A connection past the proxies.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn link(&self) -> anyhow::Result<Link> {
+        Ok(Link::connect(&self.direct().join(","), self.names.clone(), "setup").await?)
+    }
+
     /// A client, on a way of its own that suffers like the others.
     ///
     /// # Errors
     /// When it cannot connect.
     pub async fn client(&self) -> anyhow::Result<Client> {
         Ok(Client::connect(&self.client_urls, self.names.namespace()).await?)
+    }
+
+    /// All that is stored, and when what forgets was started.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn remains(&self) -> anyhow::Result<Remains> {
+        let remains = self.source().await?.all(&self.ledger).await?;
+        // In a cluster it is not known when who leads forgets.
+        let alone = self.servers.len() == 1;
+        let starts = || self.processes.values().filter(|p| p.name.starts_with("nats-")).flat_map(Process::started_at).collect();
+        Ok(Remains { server_starts: alone.then(starts), lost_tasks: self.lost_tasks(), ..remains })
     }
 
     /// The checker's own reader.
@@ -244,8 +295,7 @@ impl Fleet {
     async fn ready(&self, workers: usize) -> anyhow::Result<()> {
         let until = Instant::now() + READY_WITHIN;
         let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
-        let link = Link::connect(&self.direct().join(","), self.names.clone(), "setup").await?;
-        let client = Client::from_link(link).await?;
+        let client = Client::from_link(self.link().await?).await?;
         loop {
             let link = client.link();
             let coordinator = link.client.request(link.names.coordinator(), "".into()).await.is_ok();
@@ -271,6 +321,7 @@ impl Fleet {
             coordinators: self.role("coordinator"),
             gateways: self.role("gateway"),
             servers: self.role("nats"),
+            weights: self.planted.map(planted::weights),
             disk: !self.disks.is_empty(),
             clock: self.clocks.is_some(),
         }
@@ -300,18 +351,26 @@ impl Fleet {
         self.exits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The market's ledger.
-    pub fn ledger(&self) -> &Path {
-        &self.ledger
-    }
-
     /// Panics that services' logs tell, as `worker-1: ...`.
     pub fn panics(&self) -> Vec<String> {
+        self.logged("panicked at").into_iter().map(|(name, line)| format!("{name}: {line}")).collect()
+    }
+
+    /// Ids of the tasks that coordinators found to have got lost and emitted again.
+    fn lost_tasks(&self) -> Vec<String> {
+        let task = |line: &str| Some(line.split_once(": task ")?.1.split_once(" is neither")?.0.to_owned());
+        self.logged("a task got lost").iter().filter_map(|(_, line)| task(line)).collect()
+    }
+
+    /// Lines of the processes' logs that contain `what`, each with the process's name.
+    fn logged(&self, what: &str) -> Vec<(String, String)> {
         let mut found = Vec::new();
-        for name in self.processes.keys() {
-            let log = fs::read(self.logs.join(format!("{name}.log"))).unwrap_or_default();
+        // Also of processes that have ended.
+        for file in fs::read_dir(&self.logs).into_iter().flatten().flatten() {
+            let name = file.file_name().to_string_lossy().trim_end_matches(".log").to_owned();
+            let log = fs::read(file.path()).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);
-            found.extend(log.lines().filter(|l| l.contains("panicked at")).map(|l| format!("{name}: {l}")));
+            found.extend(log.lines().filter(|l| l.contains(what)).map(|l| (name.clone(), l.to_owned())));
         }
         found
     }

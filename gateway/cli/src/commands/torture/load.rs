@@ -84,12 +84,14 @@ impl Load {
 
     /// Submits until `stop`, then waits for the answers to what was sent.
     pub async fn run(self, stop: CancellationToken) {
-        let mut rng = Rng::new(self.seed, PURPOSE);
+        // It may have run before: keys go on where they were.
+        let from = self.told().submitted;
+        let mut rng = Rng::new(self.seed, PURPOSE + (from << 20));
         let open = Arc::new(Semaphore::new(OPEN_MAX));
         let mut running = JoinSet::new();
         let mut every = tokio::time::interval(Duration::from_secs_f64(1.0 / self.rate.max(0.1)));
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        for n in 0u64.. {
+        for n in from.. {
             let permit = tokio::select! {
                 () = stop.cancelled() => break,
                 permit = async { every.tick().await; open.clone().acquire_owned().await } => permit,

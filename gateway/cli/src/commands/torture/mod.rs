@@ -6,12 +6,15 @@ mod fleet;
 mod inject;
 mod load;
 mod machine;
+mod owners;
 mod plan;
+mod planted;
 mod ports;
 mod process;
 mod proxy;
 mod report;
 mod rng;
+mod rounds;
 mod shapes;
 
 use std::{
@@ -21,7 +24,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use haltline_common::{definitions, shutdown, types::Millis};
+use haltline_common::{definitions, planted::Bug, shutdown, types::Millis};
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -88,6 +91,12 @@ pub struct Args {
     /// Instead of a plan: restart every service in turn, so many times; no client may see an error
     #[arg(long, value_name = "TIMES")]
     rolling: Option<u32>,
+    /// Look at everything every 20 s and stop once something does not hold
+    #[arg(long, conflicts_with_all = ["kill_all", "rolling"])]
+    until_violation: bool,
+    /// Let the services make a bug, to prove that it is caught; `list` names them. Only in a build with the feature `planted`
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kill_all", "rolling"])]
+    planted: Option<String>,
     /// Print the plan and exit
     #[arg(long, conflicts_with_all = ["kill_all", "rolling"])]
     plan: bool,
@@ -115,6 +124,7 @@ impl Args {
             workers: self.workers.clamp(1, 32),
             coordinators: self.coordinators.clamp(1, 16),
             sync: self.sync.clone(),
+            planted: self.planted.as_deref().and_then(Bug::find),
         }
     }
 
@@ -128,6 +138,11 @@ impl Args {
 /// # Errors
 /// None: what goes wrong is told here.
 pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
+    if args.planted.as_deref() == Some("list") {
+        Bug::ALL.iter().map(|b| b.told()).for_each(|(name, what)| output::line(format_args!("{name:<20} {what}")));
+        return Ok(0);
+    }
+    args.planted.as_deref().map(planted::find).transpose()?;
     let seed = args.seed.unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0));
     if args.plan {
         let targets = targets(&args);
@@ -176,6 +191,7 @@ fn targets(args: &Args) -> Targets {
         servers: names("nats", size.servers),
         disk: machine::Disk::mount(&try_out.join("disk")).is_ok(),
         clock: machine::Clocks::find(&try_out).is_some(),
+        weights: size.planted.map(planted::weights),
     };
     // It may not be there.
     let _ = std::fs::remove_dir_all(&try_out);
@@ -196,16 +212,24 @@ async fn torture(args: &Args, seed: u64, folder: &Path, context: Context) -> any
     }
     let load = Load::new(client, &fleet.gateway_url, seed, shapes.clone(), args.rate)?;
     let stop_load = CancellationToken::new();
-    let loading = tokio::spawn(load.clone().run(stop_load.clone()));
+    let in_rounds = args.until_violation || args.planted.is_some();
+    let loading = (!in_rounds).then(|| tokio::spawn(load.clone().run(stop_load.clone())));
     eprintln!("ready after {:.1} s", began.elapsed().as_secs_f64());
 
     let fleet = Arc::new(fleet);
     let began = Instant::now();
     let telling = tokio::spawn(tell(load.clone(), fleet.clone(), began));
     let mut found = Findings::default();
+    let mut caught = None;
     let faults = match (args.kill_all, args.rolling) {
         (Some(times), _) => kill_all(times, seed, &fleet, &load, &stop, &mut found).await,
         (_, Some(times)) => rolling(times, args.cluster > 1, &fleet, &stop).await,
+        _ if in_rounds => {
+            let plan = args.plan(seed, &fleet.targets());
+            let (faults, seen) = rounds::run(&plan, args.lasts(), &fleet, &load, &shapes, &stop).await?;
+            caught = seen;
+            faults
+        }
         _ => {
             let plan = args.plan(seed, &fleet.targets());
             eprintln!("{} faults are planned", plan.len());
@@ -221,28 +245,36 @@ async fn torture(args: &Args, seed: u64, folder: &Path, context: Context) -> any
     stop_load.cancel();
     fleet.heal();
     eprintln!("healed after {:.0} s; waiting for the end of what runs", lasted.as_secs_f64());
-    // A panic in it would have been told.
-    let _ = loading.await;
-    let settled = settle(&fleet).await?;
+    if let Some(loading) = loading {
+        // A panic in it would have been told.
+        let _ = loading.await;
+    }
+    let settled = if caught.is_some() { Duration::ZERO } else { settle(&fleet).await? };
+    for what in owners::disputed(&fleet.link().await?).await? {
+        found.add("two_owners", "", what);
+    }
     telling.abort();
     // Its share of the fleet goes with it.
     let _ = telling.await;
 
     let mut fleet = Arc::into_inner(fleet).context("a fault is still going on")?;
     fleet.end_services().await;
-    let remains = fleet.source().await?.all(fleet.ledger()).await?;
+    let remains = fleet.remains().await?;
     let told = std::mem::take(&mut *load.told());
-    let asked = Asked {
-        workflows: shapes.iter().map(|s| (s.workflow.id().to_owned(), s.workflow.clone())).collect(),
-        submissions: told.submissions.clone(),
-    };
+    let asked = Asked::of(&shapes, told.submissions.clone());
     let checked = check::judge(&asked, &remains);
     found.violations.extend(checked.violations.iter().cloned());
     let mut found = Findings { violations: found.violations, ..checked };
+    let checked_kinds: std::collections::BTreeSet<_> = found.violations.iter().map(|v| v.kind).collect();
     for line in fleet.panics() {
         found.add("panic", "", line);
     }
+    if let Some(caught) = &caught {
+        let healed = caught.violations.iter().filter(|v| !checked_kinds.contains(v.kind));
+        found.violations.extend(healed.cloned());
+    }
     let mut report = Report::new(args, seed, lasted, faults, &told, &found, settled);
+    report.caught_after_s = caught.map(|c| c.after.as_secs());
     report.exits = fleet.exits().into_iter().map(|e| format!("{}: {}", e.name, e.status)).collect();
     report.skipped.clone_from(&fleet.skipped);
     check::save(folder, &asked, &remains, &found)?;

@@ -100,6 +100,9 @@ impl fmt::Display for Fault {
     }
 }
 
+/// What, to names that begin so (empty: to any), how often out of the sum of all.
+pub type Weight = (Kind, &'static str, u32);
+
 /// What there is to be hurt.
 #[derive(Clone, Debug)]
 pub struct Targets {
@@ -115,6 +118,8 @@ pub struct Targets {
     pub disk: bool,
     /// Whether clocks can be moved.
     pub clock: bool,
+    /// Instead of the usual ones.
+    pub weights: Option<&'static [Weight]>,
 }
 
 impl Targets {
@@ -124,8 +129,11 @@ impl Targets {
 
     /// One deck of faults: each kind as often as it deserves. Dealt until it is empty, so that every
     /// kind has its turn.
-    fn deck(&self) -> Vec<Kind> {
+    fn deck(&self) -> Vec<(Kind, &'static str)> {
         use Kind::*;
+        if let Some(weights) = self.weights {
+            return weights.iter().flat_map(|(kind, role, n)| (0..*n).map(|_| (*kind, *role))).collect();
+        }
         let mut deck = vec![];
         let counts = [
             (Kill, 8),
@@ -146,7 +154,7 @@ impl Targets {
             (ClockJump, if self.clock { 2 } else { 0 }),
         ];
         for (kind, n) in counts {
-            deck.extend((0..n).map(|_| kind));
+            deck.extend((0..n).map(|_| (kind, "")));
         }
         deck
     }
@@ -163,8 +171,8 @@ pub fn plan(seed: u64, lasts: Duration, every: Duration, targets: &Targets) -> V
             deck = targets.deck();
             rng.shuffle(&mut deck);
         }
-        let Some(kind) = deck.pop() else { break };
-        let fault = fault(&mut rng, at, kind, targets);
+        let Some((kind, role)) = deck.pop() else { break };
+        let fault = fault(&mut rng, at, kind, role, targets);
         let recover = if matches!(kind, Kind::KillAll | Kind::DiskFull) { fault.lasts + RECOVER } else { Duration::ZERO };
         plan.push(fault);
         at += recover + rng.millis(gap / 4, gap * 7 / 4);
@@ -172,14 +180,17 @@ pub fn plan(seed: u64, lasts: Duration, every: Duration, targets: &Targets) -> V
     plan
 }
 
-fn fault(rng: &mut Rng, at: Duration, kind: Kind, targets: &Targets) -> Fault {
+fn fault(rng: &mut Rng, at: Duration, kind: Kind, role: &str, targets: &Targets) -> Fault {
     let services = targets.services();
     let all = [&services[..], &targets.servers].concat();
     let workers_and_coordinators = [&targets.workers[..], &targets.coordinators].concat();
     // The client's own connection suffers, too, and so do requests to the market.
     let links = [&services[..], &["client".to_owned(), "market".to_owned()]].concat();
     let roles = ["workers", "coordinators", "gateways", "servers"].map(str::to_owned);
-    let mut of = |names: &[String]| rng.pick(names).cloned().unwrap_or_default();
+    let mut of = |names: &[String]| {
+        let named: Vec<String> = names.iter().filter(|n| n.starts_with(role)).cloned().collect();
+        rng.pick(&named).cloned().unwrap_or_default()
+    };
     let target = match kind {
         Kind::Kill | Kind::Restart | Kind::Stall => of(&all),
         Kind::Rolling => of(&roles),
@@ -228,6 +239,7 @@ mod tests {
             servers: names("nats", 3),
             disk: true,
             clock: true,
+            weights: None,
         }
     }
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use haltline_common::clock;
 use haltline_server::{Bound, Launch, Managed, Options, StartError, spawn_bound};
 use tokio::{
     sync::{mpsc, watch},
@@ -82,7 +83,7 @@ pub struct Process {
     /// Its name, as `worker-1`.
     pub name: String,
     orders: mpsc::Sender<Order>,
-    up: watch::Receiver<u64>,
+    up: watch::Receiver<Vec<i64>>,
     done: tokio::task::JoinHandle<()>,
 }
 
@@ -90,7 +91,7 @@ impl Process {
     /// Starts it.
     pub fn start(name: &str, recipe: Recipe, exits: Exits) -> Self {
         let (orders, rx) = mpsc::channel(ORDERS_MAX);
-        let (tell, up) = watch::channel(0);
+        let (tell, up) = watch::channel(Vec::new());
         let keeper =
             Keeper { name: name.to_owned(), recipe, exits, tell, child: None, start: Some(Instant::now()), go_on: None, insist: None };
         let done = tokio::spawn(keeper.run(rx));
@@ -107,13 +108,18 @@ impl Process {
 
     /// How often it was started.
     pub fn starts(&self) -> u64 {
-        *self.up.borrow()
+        self.up.borrow().len() as u64
+    }
+
+    /// When it was started, each time, in milliseconds.
+    pub fn started_at(&self) -> Vec<i64> {
+        self.up.borrow().clone()
     }
 
     /// Waits until it was started more than `starts` times; whether it was.
     pub async fn started_after(&self, starts: u64, within: Duration) -> bool {
         let mut up = self.up.clone();
-        matches!(tokio::time::timeout(within, up.wait_for(|n| *n > starts)).await, Ok(Ok(_)))
+        matches!(tokio::time::timeout(within, up.wait_for(|all| all.len() as u64 > starts)).await, Ok(Ok(_)))
     }
 
     /// Waits for its end after [`Order::End`] or [`Order::Remove`].
@@ -127,7 +133,7 @@ struct Keeper {
     name: String,
     recipe: Recipe,
     exits: Exits,
-    tell: watch::Sender<u64>,
+    tell: watch::Sender<Vec<i64>>,
     child: Option<Child>,
     /// When to start it.
     start: Option<Instant>,
@@ -154,7 +160,7 @@ impl Keeper {
                     match self.launch().await {
                         Ok(child) => {
                             (self.child, self.start, failed) = (Some(child), None, 0);
-                            self.tell.send_modify(|n| *n += 1);
+                            self.tell.send_modify(|all| all.push(clock::now().0));
                         }
                         Err(e) => {
                             failed += 1;

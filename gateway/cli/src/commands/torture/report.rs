@@ -44,6 +44,12 @@ pub struct Report {
     /// From the first request to the end, without what the workflow itself sleeps and waits.
     longest_delay_ms: f64,
     settled_ms: f64,
+    /// The bug that the services made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    planted: Option<String>,
+    /// With `--until-violation`: how long it took until a look found something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caught_after_s: Option<u64>,
     /// What this machine does not allow.
     pub skipped: Vec<String>,
     /// Ends of processes that nobody ordered, as when a service finds no server at its start.
@@ -92,6 +98,8 @@ impl Report {
             longest_run_ms: round(found.durations.values().copied().fold(0.0, f64::max)),
             longest_delay_ms,
             settled_ms: round(settled.as_secs_f64() * 1e3),
+            planted: args.planted.clone(),
+            caught_after_s: None,
             skipped: Vec::new(),
             exits: Vec::new(),
             violations: found.violations,
@@ -108,6 +116,10 @@ impl Report {
         output::line(format_args!("{} orders filled; {} messages repeated, {} void", self.effects, self.repeats, self.void_events));
         let [answer, run, delay] = [self.longest_answer_ms, self.longest_run_ms, self.longest_delay_ms].map(output::duration);
         output::line(format_args!("longest answer {answer}, longest run {run}, longest delay {delay}"));
+        if let Some(s) = self.caught_after_s {
+            let planted = self.planted.as_deref().map(|name| format!("{name}: ")).unwrap_or_default();
+            output::line(format_args!("{planted}caught after {s} s"));
+        }
         for v in self.violations.iter().take(PRINTED_MAX) {
             output::line(format_args!("VIOLATION {} {}: {}", v.kind, v.execution_id, v.what));
         }

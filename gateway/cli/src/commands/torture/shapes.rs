@@ -33,6 +33,7 @@ pub fn all(market: &str) -> Vec<Shape> {
         shape("retry", 10, 300, retry(), &["completed"], json!({ "flaky": { "attempt": 3 }, "after": { "attempt": 3 } })),
         shape("broken", 6, 0, broken(), &["failed"], json!({})),
         shape("naps", 12, 2500, naps(market), &["completed"], json!({ "buy": { "status": "filled" } })),
+        shape("join", 8, 2500, join(), &["completed"], json!({ "all": { "n": 3 } })),
         shape("orders", 8, 0, orders(market), &["completed"], json!({ "left": { "side": "buy" }, "right": { "side": "sell" } })),
         Shape { cancelled_within_ms: Some(2500), ..shape("cancelled", 8, 1500, cancelled(market), &["completed", "cancelled"], json!({})) },
         // What ends it depends on how far it got.
@@ -129,6 +130,13 @@ fn naps(market: &str) -> Value {
         order("buy", market, "buy", json!({}), json!(["nap"])),
         { "id": "rest", "type": "sleep", "params": { "duration": "1s" }, "depends_on": ["buy"] },
     ])
+}
+
+/// For seconds some of its tasks have ended and some have not.
+fn join() -> Value {
+    let nap = |id: &str, duration: &str| json!({ "id": id, "type": "sleep", "params": { "duration": duration } });
+    let inputs = json!({ "x": from("short", "slept_ms"), "y": from("longer", "slept_ms"), "z": from("longest", "slept_ms") });
+    json!([nap("short", "500ms"), nap("longer", "1500ms"), nap("longest", "2500ms"), fixed("all", 3, inputs)])
 }
 
 fn orders(market: &str) -> Value {

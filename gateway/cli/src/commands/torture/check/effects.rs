@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use haltline_common::types::Timestamp;
 use serde_json::Value;
 
 use super::{Findings, Workflow, execution::Story, text};
@@ -61,4 +62,29 @@ pub fn causes(fills: &Fills<'_>, stories: &HashMap<&str, Story<'_>>, found: &mut
             }
         }
     }
+}
+
+/// Whoever finds an effect in doubt asks before repeating it: an order that came again was placed before
+/// only if it was on its way when that was asked.
+pub fn asked(ledger: &[Value], fills: &Fills<'_>, stories: &HashMap<&str, Story<'_>>, found: &mut Findings) {
+    for (i, line) in ledger.iter().enumerate().filter(|(_, l)| text(l, "outcome") == "duplicate") {
+        let (key, id) = (text(line, "key"), text(line, "execution_id"));
+        let node = key.strip_prefix(id).and_then(|k| k.strip_prefix('/')).unwrap_or_default();
+        let Some((first, placed)) = fills.get(key).and_then(|lines| lines.first()) else { continue };
+        let (Some(placed_ms), Some(token)) = (millis(placed), line["token"].as_u64()) else { continue };
+        // What a claim has made void, nobody sees.
+        let Some(story) = stories.get(id).filter(|s| s.intends(node, placed["token"].as_u64())) else { continue };
+        let Some(began) = story.try_began_ms(node, token) else { continue };
+        if placed_ms + ASKED_AFTER_MS < began && millis(line).is_some_and(|ms| ms > began) {
+            let what = format!("`{key}`, placed by line {first} of the ledger, came again in line {}: nobody had asked", i + 1);
+            found.add("not_asked", id, what);
+        }
+    }
+}
+
+/// Clocks of the market and the server are the same one; rounding is not.
+const ASKED_AFTER_MS: i64 = 50;
+
+fn millis(line: &Value) -> Option<i64> {
+    Timestamp::parse(text(line, "time")).ok().map(|t| t.0)
 }

@@ -37,6 +37,8 @@ pub struct Story<'e> {
     pub void: Vec<&'e Entry>,
     /// The end.
     pub end: Option<&'e Entry>,
+    /// Claims, in order.
+    claims: Vec<&'e Entry>,
     /// The first command that stops it.
     stop: Option<&'e Entry>,
     /// Nodes for which an operator said what became of them.
@@ -62,6 +64,7 @@ pub fn read<'e>(id: &str, entries: &'e [Entry], found: &mut Findings) -> Story<'
             let nodes = || entry.body["nodes"].as_array().into_iter().flatten().filter_map(Value::as_str);
             match (entry.kind(), entry.body["token"].as_u64()) {
                 ("claim", Some(token)) => {
+                    story.claims.push(entry);
                     for node in nodes() {
                         let fence = fences.entry(node).or_default();
                         if token > fence.0 {
@@ -120,6 +123,12 @@ impl Story<'_> {
     /// The result that a node completed with.
     pub fn completed(&self, node: &str) -> Option<&Entry> {
         self.valid.iter().find(|e| e.kind() == "node_completed" && e.node() == node).copied()
+    }
+
+    /// Whether a task that begins at a node has a result that does not count.
+    pub fn has_void_result(&self, node: &str) -> bool {
+        let head = |e: &Entry| text(e.body["segment"].get(0).unwrap_or(&e.body), "node_id") == node;
+        self.void.iter().any(|e| !e.body["task_events"].is_null() && head(e))
     }
 
     /// Whether any event of such a kind about a node was stored, also one that does not count.
@@ -186,9 +195,29 @@ impl Story<'_> {
         }
     }
 
+    /// Whether an intent of a node with this token counts.
+    pub fn intends(&self, node: &str, token: Option<u64>) -> bool {
+        self.valid.iter().any(|e| e.kind() == "effect_intended" && e.node() == node && e.body["token"].as_u64() == token)
+    }
+
+    /// When the try of a node began that intended an effect with `token` last, as far as the log shows: before
+    /// that it cannot have asked what became of an earlier one.
+    pub fn try_began_ms(&self, node: &str, token: u64) -> Option<i64> {
+        let of_node = |kind: &str| self.valid.iter().chain(&self.void).filter(|e| e.kind() == kind && e.node() == node).collect::<Vec<_>>();
+        let intended = of_node("effect_intended").into_iter().filter(|e| e.body["token"] == token).map(|e| e.seq).max()?;
+        let claims = self.claims.iter().filter(|c| c.body["token"] == token);
+        let retries = of_node("node_retrying").into_iter().filter(|e| e.seq < intended && e.body["token"] == token);
+        claims.copied().chain(retries.copied()).map(|e| e.time_ms).max()
+    }
+
     /// Checks the end against the record and against what counts.
     pub fn ending(&self, id: &str, record: &Value, found: &mut Findings) {
         let status = text(record, "status");
+        let began = self.valid.iter().find(|e| e.kind() == "execution_started");
+        if let Some(began) = began.filter(|e| e.body["timestamp"] != record["started_at"]) {
+            let (told, recorded) = (text(&began.body, "timestamp"), text(record, "started_at"));
+            found.add("disagree", id, format!("its record says that it began at {recorded}, #{} says at {told}", began.seq));
+        }
         let Some(end) = self.end else {
             if is_end(status) {
                 found.add("no_end", id, format!("its record says {status}; the log has no terminal event"));

@@ -18,6 +18,9 @@ pub fn judge(asked: &Asked, remains: &Remains) -> Findings {
     let mut found = Findings::default();
     let records = records(&remains.records, &mut found);
     let log = log(&remains.log, &mut found);
+    if let Some(starts) = &remains.server_starts {
+        stored_twice(&remains.log, starts, &mut found);
+    }
     let mut stories: HashMap<&str, Story<'_>> = HashMap::new();
     for (id, entries) in &log {
         stories.insert(id, execution::read(id, entries, &mut found));
@@ -53,6 +56,16 @@ pub fn judge(asked: &Asked, remains: &Remains) -> Findings {
         }
     }
     effects::causes(&fills, &stories, &mut found);
+    effects::asked(&remains.ledger, &fills, &stories, &mut found);
+    for task in &remains.lost_tasks {
+        // `<execution>/<node>/<attempt>`; ids have no slashes.
+        let parts: Vec<&str> = task.split('/').collect();
+        let [id, node, _] = parts[..] else { continue };
+        // Whoever stored a result that another worker's claim made void may have acknowledged that one's task.
+        if !stories.get(id).is_some_and(|s| s.has_void_result(node)) {
+            found.add("lost_task", id, format!("task `{task}` left the queue, and nobody had stored a result of it"));
+        }
+    }
     for task in &remains.tasks {
         let body: Value = serde_json::from_slice(&task.body).unwrap_or_default();
         let id = text(&body, "execution_id");
@@ -68,6 +81,28 @@ pub fn judge(asked: &Asked, remains: &Remains) -> Findings {
 
 fn sorted<'a, 'e>(stories: &'a HashMap<&'e str, Story<'e>>) -> BTreeMap<&'e str, &'a Story<'e>> {
     stories.iter().map(|(id, story)| (*id, story)).collect()
+}
+
+/// The server drops a message whose id it has had within this; a little less, for what is on its way.
+const REMEMBERS_MS: i64 = 110_000;
+/// So long before the server was started again it may have been in trouble: stopped, or its disk full.
+const TROUBLE_MS: i64 = 20_000;
+
+/// The same message twice, although the server still knew its id: the one that came first had none.
+fn stored_twice(messages: &[Message], starts: &[i64], found: &mut Findings) {
+    let mut seen: HashMap<(&str, &[u8]), &Message> = HashMap::new();
+    for m in messages {
+        let Some(first) = seen.insert((&m.subject, &m.body), m) else { continue };
+        let forgot = starts.iter().any(|s| first.time_ms - 1_000 < *s && *s < m.time_ms + TROUBLE_MS);
+        if m.time_ms - first.time_ms < REMEMBERS_MS && !forgot {
+            let body: Value = serde_json::from_slice(&m.body).unwrap_or_default();
+            found.add(
+                "stored_twice",
+                text(&body, "execution_id"),
+                format!("#{} and #{} are the same, {} ms apart", first.seq, m.seq, m.time_ms - first.time_ms),
+            );
+        }
+    }
 }
 
 /// The newest record of each execution.

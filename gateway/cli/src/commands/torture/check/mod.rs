@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::shapes::Shape;
+
 pub use self::{
     judge::judge,
     read::{Source, save},
@@ -88,6 +90,10 @@ pub struct Remains {
     pub floors: Vec<(String, u64)>,
     /// The market's ledger, by line.
     pub ledger: Vec<Value>,
+    /// Ids of tasks that coordinators found neither in the queue nor in the log, and emitted again.
+    pub lost_tasks: Vec<String>,
+    /// When the one nats-server was started, in milliseconds; `None` in a cluster.
+    pub server_starts: Option<Vec<i64>>,
 }
 
 /// What a run is judged against.
@@ -97,6 +103,13 @@ pub struct Asked {
     pub workflows: BTreeMap<String, Workflow>,
     /// Submissions.
     pub submissions: Vec<Submission>,
+}
+
+impl Asked {
+    /// Everything that was asked with these shapes.
+    pub fn of(shapes: &[Shape], submissions: Vec<Submission>) -> Self {
+        Self { workflows: shapes.iter().map(|s| (s.workflow.id().to_owned(), s.workflow.clone())).collect(), submissions }
+    }
 }
 
 /// Something that does not hold.

@@ -131,6 +131,8 @@ impl Source {
             tasks: self.queue(&self.tasks).await?,
             floors: self.floors().await?,
             ledger: ledger.context("a line of the ledger")?,
+            server_starts: None,
+            lost_tasks: Vec::new(),
         })
     }
 }

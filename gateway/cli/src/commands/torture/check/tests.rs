@@ -16,6 +16,8 @@ struct History {
     tasks: Vec<Value>,
     floors: Vec<(String, u64)>,
     ledger: Vec<Value>,
+    server_starts: Option<Vec<i64>>,
+    lost_tasks: Vec<String>,
     submission: Submission,
 }
 
@@ -64,6 +66,8 @@ fn good() -> History {
         tasks: vec![],
         floors: vec![("t".into(), 0)],
         ledger: vec![ledger],
+        server_starts: None,
+        lost_tasks: vec![],
         submission: Submission { key: "k".into(), workflow: "w".into(), told: BTreeSet::from([ID.to_owned()]), ..Submission::default() },
     }
 }
@@ -94,7 +98,18 @@ impl History {
         let expected = Expected { statuses: vec!["completed".into()], outputs: json!({ "a": { "n": 1 } }) };
         let asked =
             Asked { workflows: [("w".to_owned(), Workflow { definition, expected })].into(), submissions: vec![self.submission.clone()] };
-        judge(&asked, &Remains { log, records, tasks, floors: self.floors.clone(), ledger: self.ledger.clone() })
+        judge(
+            &asked,
+            &Remains {
+                log,
+                records,
+                tasks,
+                floors: self.floors.clone(),
+                ledger: self.ledger.clone(),
+                server_starts: self.server_starts.clone(),
+                lost_tasks: self.lost_tasks.clone(),
+            },
+        )
     }
 
     fn at(&mut self, kind: &str) -> &mut Value {
@@ -204,6 +219,8 @@ fn it_ends_once_and_everyone_agrees() {
         h.log.push(("note", event("execution_failed", "other", json!({ "status": "failed", "event_count": 9 }))));
     });
     fires("disagree", |h| h.record["status"] = "failed".into());
+    // Another submission wrote over the record.
+    fires("disagree", |h| h.record["started_at"] = "1970-01-01T00:00:01.000Z".into());
     fires("disagree", |h| h.record["results"]["a"]["n"] = 2.into());
     fires("disagree", |h| {
         h.record["results"]["a"]["n"] = 2.into();
@@ -283,6 +300,62 @@ fn nothing_is_committed_after_it_was_fenced() {
     // The claim of one node fences off no other.
     let found = kinds(|h| h.log.insert(7, claim(&["a"], 20)));
     assert!(found.is_empty(), "{found:?}");
+}
+
+#[test]
+fn what_the_server_remembers_is_stored_once() {
+    let again = |h: &mut History, starts: Option<Vec<i64>>| {
+        let again = h.log[4].clone();
+        h.log.insert(5, again);
+        h.server_starts = starts;
+    };
+    fires("stored_twice", |h| again(h, Some(vec![])));
+    fires("stored_twice", |h| again(h, Some(vec![-60_000])));
+    // It forgot: it was started again, or others lead.
+    silent(|h| again(h, Some(vec![55])));
+    silent(|h| again(h, None));
+    // Another message with the same id.
+    let other = kinds(|h| {
+        again(h, Some(vec![]));
+        h.log[5].1["worker_id"] = "worker-2".into();
+    });
+    assert!(!other.contains("stored_twice"), "{other:?}");
+}
+
+#[test]
+fn tasks_leave_the_queue_when_their_result_is_stored() {
+    fires("lost_task", |h| h.lost_tasks.push(format!("{ID}/a/1")));
+    // The late acknowledgement of a worker whose result was void.
+    let late = kinds(|h| {
+        h.lost_tasks.push(format!("{ID}/a/1"));
+        h.log.insert(7, claim(&["a", "buy"], 20));
+    });
+    assert!(!late.contains("lost_task"), "{late:?}");
+}
+
+/// The order is placed at `placed`; the attempt after it began at 70 ms, intends and places it again.
+fn repeated(h: &mut History, placed: &str) {
+    h.log.insert(6, ("note", node("node_retrying", "buy", "1/retrying", 10, json!({}))));
+    h.log.insert(7, ("note", node("effect_intended", "buy", "2/intended", 10, json!({}))));
+    let mut again = h.ledger[0].clone();
+    again["outcome"] = "duplicate".into();
+    again["time"] = "1970-01-01T00:00:00.100Z".into();
+    h.ledger[0]["time"] = placed.into();
+    h.ledger.push(again);
+}
+
+#[test]
+fn what_may_have_happened_is_asked_for() {
+    fires("not_asked", |h| repeated(h, "1970-01-01T00:00:00.010Z"));
+    // It was on its way when it was asked for.
+    let late = kinds(|h| repeated(h, "1970-01-01T00:00:00.090Z"));
+    assert!(!late.contains("not_asked"), "{late:?}");
+    // What a claim had made void before it was stored.
+    let void = kinds(|h| {
+        repeated(h, "1970-01-01T00:00:00.010Z");
+        h.ledger[0]["token"] = 9.into();
+    });
+    assert!(!void.contains("not_asked"), "{void:?}");
 }
 
 #[test]
