@@ -8,7 +8,7 @@ use serde_json::Value;
 /// A healthy coordinator answers within milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// What the active coordinator says of itself; `None` if there is none that answers.
+/// What the first coordinator that answers says of itself; `None` if there is none.
 pub async fn coordinator(link: &Link) -> Option<Value> {
     let ask = link.client.request(link.names.coordinator(), "".into());
     let answer = tokio::time::timeout(ANSWER_WITHIN, ask).await.ok()?.ok()?;

@@ -31,25 +31,37 @@ fn a_calm_run_is_fine() {
     }
 }
 
-#[test]
-fn random_faults() {
+/// Schedules of many random faults: kills, stalls, broken connections, lost acknowledgements, forgotten ids,
+/// clocks that are off, rivals. `HALTLINE_SIM_RANDOM=n` plays n of each half.
+fn random_faults(half: u64) {
     let (mut bad, mut steps, mut n, mut overlapped) = (Vec::new(), 0, 0, 0);
-    for seed in seeds(2000) {
+    let count = std::env::var("HALTLINE_SIM_RANDOM").ok().and_then(|s| s.parse().ok()).unwrap_or(20_000);
+    for seed in seeds(count) {
+        let seed = seed * 2 + half;
         let plan = Plan::random(&mut Rng::new(seed.wrapping_mul(77)));
         match run(seed, &plan) {
             Ok(fine) => {
                 (steps, n) = (steps + fine.steps, n + fine.executions);
                 overlapped += fine.overlapped;
             }
-            Err(why) => bad.push(why),
+            Err(why) if bad.len() < 50 => bad.push(why),
+            Err(_) => {}
         }
     }
     println!("{n} executions, {steps} steps, {overlapped} executions checked less strictly");
-    // These schedules have rivals and windows that forget: a coordinator that finds a rival's running
-    // execution emits its task again, and some run twice at once. Were most like that, the strict
-    // checks would prove little.
+    // A task may run twice at once, and its order come late; everything else is checked all the same.
     assert!(overlapped * 7 < n || n < 100, "too many are checked less strictly");
     assert!(bad.is_empty(), "{} bad: {}\nfirst:\n{}", bad.len(), summary(&bad), bad[0]);
+}
+
+#[test]
+fn random_faults_even() {
+    random_faults(0);
+}
+
+#[test]
+fn random_faults_odd() {
+    random_faults(1);
 }
 
 /// Each point, each with 1,000 seeds; a point that is not reached proves nothing.

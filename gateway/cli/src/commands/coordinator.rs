@@ -8,7 +8,7 @@ use crate::{listener, services, settings::set};
 /// Run a coordinator: accepts submissions and decides which node runs next
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Creates or updates the installation on the nats-server first. Two or more may run: one is active, the others take over when it ends. SIGTERM drains, a second one exits at once."
+    after_help = "Creates or updates the installation on the nats-server first. Any number may run: the shards are spread over them, and move when one joins, leaves or dies. SIGTERM drains, a second one exits at once."
 )]
 pub struct Args {
     /// Executions that run at once; more are refused as overloaded [default: 20000]

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, rc::Rc};
 
 use haltline_core::{Body, Engine, Known, Limits, Loaded, LogMessage, Out, WriteId};
 use haltline_types::{
-    Timestamp,
     control::{Flag, Gate},
     error::{ApiError, Code},
     event::EventType,
@@ -143,7 +142,7 @@ impl World {
                     for (n, write) in c.outbox.due(false, w.now) {
                         w.publish_again(pid, n, write);
                     }
-                    c.engine.tick(Timestamp(w.now as i64));
+                    c.engine.tick(w.clock(pid));
                     Ok(())
                 });
                 self.timer(pid, 40, Timer::Look);
@@ -330,7 +329,7 @@ impl World {
     }
 
     fn take_in(&mut self, pid: Pid, c: &mut Coordinator, down: Down) -> Result<(), Killed> {
-        let now = Timestamp(self.now as i64);
+        let now = self.clock(pid);
         match down {
             Down::PubAck { n, answer } => match (c.outbox.take(n), answer) {
                 (Some(Tag::Engine(id)), PubAck::Stored(seq)) => c.engine.stored(id, seq),

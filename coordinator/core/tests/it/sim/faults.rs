@@ -128,6 +128,8 @@ pub struct Plan {
     pub bug: Bug,
     /// As in a cluster: nothing is written before what it follows from is stored.
     pub one_by_one: bool,
+    /// How far each process's clock is off.
+    pub skew: Vec<i64>,
 }
 
 impl Plan {
@@ -142,6 +144,7 @@ impl Plan {
             ack_loss: 0,
             bug: Bug::None,
             one_by_one: false,
+            skew: Vec::new(),
         }
     }
 
@@ -180,6 +183,9 @@ impl Plan {
     pub fn random(rng: &mut Rng) -> Self {
         let mut plan = Self { cancels: rng.chance(40), rivals: rng.chance(40), ..Self::calm() };
         plan.one_by_one = rng.chance(30);
+        if rng.chance(40) {
+            plan.skew = (0..8).map(|_| rng.range(0, 400) as i64 - 200).collect();
+        }
         for _ in 0..rng.range(0, 3) {
             let fault = Fault {
                 point: POINTS[rng.range(0, POINTS.len() as u64 - 1) as usize],

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use haltline_core::{After, LogMessage, Next, NodeOutcome, Settled, TaskRun};
 use haltline_types::{
-    Timestamp,
     control::Gate,
     event::{Event, EventType, event_id},
     ids,
@@ -121,7 +120,7 @@ impl World {
             self.abandon(pid, w, id);
             return Ok(());
         }
-        let command = walk.run.claim(Timestamp(self.now as i64));
+        let command = walk.run.claim(self.clock(pid));
         walk.then = Then::Claim;
         self.point(pid, "worker.claim")?;
         let what = What::Log {
@@ -172,7 +171,7 @@ impl World {
         if let Some(c) = w.stopped.get(&walk.run.task().correlation.execution_id) {
             walk.run.command(c);
         }
-        match walk.run.next(&gate, Timestamp(self.now as i64)) {
+        match walk.run.next(&gate, self.clock(pid)) {
             Next::Finished => self.acknowledge(pid, w, id),
             Next::Wait(_) => {
                 self.timer(pid, 5, Timer::Step(id));
@@ -182,7 +181,7 @@ impl World {
             Next::Start { started, node, attempt, .. } => {
                 let kind = walk.run.task().nodes[node].kind.clone();
                 if !self.can_run(pid, &kind)
-                    && let Some(event) = walk.run.hand_back(Timestamp(self.now as i64))
+                    && let Some(event) = walk.run.hand_back(self.clock(pid))
                 {
                     return self.end(pid, w, id, vec![event]);
                 }
@@ -246,7 +245,7 @@ impl World {
             }
         }
         let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
-        let intent = walk.run.intend(Timestamp(self.now as i64));
+        let intent = walk.run.intend(self.clock(pid));
         walk.run.effect(&intent);
         walk.then = Then::Perform;
         self.publish_event(pid, w, id, intent)
@@ -258,7 +257,7 @@ impl World {
         let open: Vec<_> = walk.run.in_doubt().into_iter().filter(|intent| !intent.done).collect();
         for intent in open {
             let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
-            let mut event = walk.run.intend(Timestamp(self.now as i64));
+            let mut event = walk.run.intend(self.clock(pid));
             event.kind = EventType::EffectSettled;
             event.id = event_id::effect_settled(&intent.id);
             event.intent = Some(intent.id);
@@ -337,7 +336,7 @@ impl World {
         }
         let next = walk.run.task().nodes.get(walk.node + 1).map(|n| n.kind.clone());
         let can_run_next = next.is_some_and(|k| self.can_run(pid, &k));
-        match walk.run.after(outcome, &gate, can_run_next, Timestamp(self.now as i64), 1.0, |policy, _| policy.delay.0) {
+        match walk.run.after(outcome, &gate, can_run_next, self.clock(pid), 1.0, |policy, _| policy.delay.0) {
             After::Note(e) => {
                 walk.then = Then::Step;
                 self.publish_event(pid, w, id, *e)

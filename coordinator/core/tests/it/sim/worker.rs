@@ -119,7 +119,7 @@ impl World {
             Down::Task { seq, deliveries, task, again } => self.work(pid, |world, w| {
                 let task = (*task).clone();
                 let name = format!("worker-{pid}");
-                let waited = world.now as i64 - task.created_at.0;
+                let waited = world.clock(pid).0 - task.created_at.0;
                 let learns = (deliveries > 1 || again || task.recovered || waited > ASK_LOG_AFTER) && world.plan.bug != Bug::NoLearn;
                 world.walk_begins(&task.task_id, &task.correlation.execution_id);
                 w.next_walk += 1;

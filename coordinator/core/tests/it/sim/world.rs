@@ -5,6 +5,8 @@ use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
 };
 
+use haltline_types::Timestamp;
+
 use super::{
     Killed, Pid, Time,
     client::Client,
@@ -200,6 +202,11 @@ impl World {
         self.now = next.at;
         self.steps += 1;
         Some(next.ev)
+    }
+
+    /// The time by a process's own clock.
+    pub fn clock(&self, pid: Pid) -> Timestamp {
+        Timestamp(self.now as i64 + self.plan.skew.get(pid).copied().unwrap_or(0))
     }
 
     /// A process passes a fault point: killed here, perhaps.

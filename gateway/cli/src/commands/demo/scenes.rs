@@ -32,7 +32,10 @@ pub async fn basic(stage: &mut Stage) -> anyhow::Result<String> {
     let arrivals = stage.arrivals(&outcome.execution_id).await?;
     ensure!(arrivals.len() == 1, "the market saw {} orders", arrivals.len());
     let close = outcome.outputs["price"]["close"].clone();
-    let mut text = format!("AAPL closed at {close} on {DAY_OF_PANIC}; bought 10 in {} ms, 8 events and the order's intent and outcome:\n", outcome.duration_ms.unwrap_or(0.0));
+    let mut text = format!(
+        "AAPL closed at {close} on {DAY_OF_PANIC}; bought 10 in {} ms, 8 events and the order's intent and outcome:\n",
+        outcome.duration_ms.unwrap_or(0.0)
+    );
     for e in &events {
         let node = e.node_id.as_deref().map(|n| format!(" {n}")).unwrap_or_default();
         let took = e.duration_ms.map(|d| format!(" ({d} ms)")).unwrap_or_default();
