@@ -14,11 +14,6 @@ use std::{
 pub const FEW: usize = 6;
 /// Messages of a batch; nats-server takes 1,000 and holds the stream while it stores them.
 const GROUP_MAX: usize = 500;
-/// While batches are of more than a few writes, the next one waits this long for others to join: each batch
-/// costs the server a file of its own, so that fewer and larger ones bring more than they delay.
-const LINGER: Duration = Duration::from_millis(4);
-/// So many do not wait any longer.
-const ENOUGH: usize = 100;
 /// Bytes of a batch, which the server stages and copies.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 /// A refused batch is split into so many.
@@ -42,10 +37,6 @@ struct Lane {
     singles: usize,
     /// The batch in flight.
     group: Option<u64>,
-    /// Writes in the last batch.
-    last: usize,
-    /// Since when something waits that may leave.
-    since: Option<Instant>,
     /// The stream does not take batches.
     refuses: bool,
 }
@@ -98,23 +89,6 @@ pub struct Lanes {
     waiting: usize,
 }
 
-impl Lane {
-    /// Whether what waits waits for more to join.
-    fn lingers(&mut self, now: Instant) -> bool {
-        if self.group.is_some() || self.waiting.is_empty() || self.last <= FEW {
-            self.since = None;
-            return false;
-        }
-        let since = *self.since.get_or_insert(now);
-        let lingers = self.waiting.len() < ENOUGH && now.duration_since(since) < LINGER;
-        if !lingers && self.waiting.len() <= FEW {
-            // Nobody came: what follows does not wait.
-            self.last = 0;
-        }
-        lingers
-    }
-}
-
 impl Lanes {
     /// A write joins its stream's lane, whose number is given.
     pub fn join(&mut self, stream: &str, n: u64, bytes: usize) -> usize {
@@ -142,9 +116,6 @@ impl Lanes {
         }
         for (number, lane) in self.lanes.iter_mut().enumerate() {
             let before = lane.waiting.len();
-            if grouping && lane.lingers(now) {
-                continue;
-            }
             while lane.group.is_none()
                 && let Some(first) = lane.waiting.front()
             {
@@ -177,18 +148,11 @@ impl Lanes {
                         .map(|(i, item)| Leaving { n: item.n, place: Some(Place { group, index: i + 1, last: i + 1 == last }) }),
                 );
                 lane.group = Some(group);
-                lane.last = items.len();
                 self.groups.insert(group, Group { lane: number, items, sent: now });
             }
             self.waiting -= before - lane.waiting.len();
-            lane.since = None;
         }
         leaving
-    }
-
-    /// When something that lingers is to leave, if anything does.
-    pub fn lingers_until(&self) -> Option<Instant> {
-        self.lanes.iter().filter_map(|l| l.since).min().map(|since| since + LINGER)
     }
 
     /// A write that was sent one by one was answered.

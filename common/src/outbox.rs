@@ -270,7 +270,6 @@ impl<T> Outbox<T> {
                         None => std::future::pending().await,
                     },
                 },
-                () = until(self.lanes.lingers_until()) => {}
                 _ = self.look.tick() => {
                     if std::mem::take(&mut self.most) > FEW {
                         sync::measure_if_due(&self.link);
@@ -376,14 +375,6 @@ impl<T> Outbox<T> {
         if again > 0 {
             tracing::info!(writes = again, reconnected, "repeated writes that nats-server had not answered");
         }
-    }
-}
-
-/// Waits until then; for ever if there is no such moment.
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
-        None => std::future::pending().await,
     }
 }
 
