@@ -34,7 +34,7 @@ pub fn weights(bug: Bug) -> &'static [Weight] {
         Bug::Put => &[(Stall, "coordinator", 2), (Kill, "coordinator", 1)],
         Bug::DispatchForgotten | Bug::EventLeftOut => &[(Kill, "coordinator", 1)],
         // Halts of the past are seen where they come one by one.
-        Bug::TailAll => &[(Throttle, "worker", 2), (Reset, "worker", 4), (Throttle, "coordinator", 1), (Reset, "coordinator", 2)],
+        Bug::TailAll => &[(Throttle, "worker", 3), (Throttle, "coordinator", 1), (Kill, "nats", 2)],
         Bug::NoMessageId => &[(Duplicate, "worker", 2), (Duplicate, "coordinator", 1), (Reset, "worker", 1)],
         Bug::TwoOwners => &[(Stall, "coordinator", 2), (Hold, "coordinator", 1)],
         Bug::BlindRepeat => &[(LoseReplies, "market", 2), (Kill, "worker", 1)],

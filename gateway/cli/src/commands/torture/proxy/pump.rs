@@ -21,6 +21,8 @@ use crate::commands::torture::rng::Rng;
 const HELD_BYTES_MAX: usize = 4 << 20;
 /// Bytes read at once.
 const READ_BYTES: usize = 64 * 1024;
+/// Bytes that pass a slow way at once.
+const PACKET_BYTES: usize = 1460;
 /// Repeats kept for later; more are not made.
 const LATER_MAX: usize = 2000;
 
@@ -232,7 +234,15 @@ impl Pump {
         let after = self.queue.back().map_or(now, |(due, _)| (*due).max(now));
         let due = match mode {
             Mode::Delay(ms) => after.max(now + Duration::from_millis(ms)),
-            Mode::Throttle(rate) => after + Duration::from_secs_f64(bytes.len() as f64 / rate.max(1) as f64),
+            Mode::Throttle(rate) => {
+                // A slow way passes one packet after the other.
+                let mut due = after;
+                for packet in bytes.chunks(PACKET_BYTES) {
+                    due += Duration::from_secs_f64(packet.len() as f64 / rate.max(1) as f64);
+                    self.queue.push_back((due, packet.to_vec()));
+                }
+                return;
+            }
             _ => after,
         };
         self.queue.push_back((due, bytes));
