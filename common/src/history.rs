@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use haltline_types::{
@@ -106,16 +107,28 @@ pub async fn queued(link: &Link, execution_id: &str) -> Result<Vec<String>, Hist
         .collect()
 }
 
-/// Messages of a stream whose subject matches, by batched direct get.
+/// Messages of a stream whose subject matches: by batched direct get, which any copy of the stream
+/// answers and one that lags answers with less; so the rest is asked from its leader.
 async fn read_subject(link: &Link, stream: &str, subject: &str) -> Result<Vec<(u64, String, Bytes)>, HistoryError> {
     let mut out = Vec::new();
     let mut from = 1u64;
     loop {
         let (last, more) = read_batch(link, stream, subject, from, &mut out).await?;
+        from = if out.is_empty() { 1 } else { last + 1 };
         if !more {
-            return Ok(out);
+            break;
         }
-        from = last + 1;
+    }
+    let leader = link.js.get_stream_no_info(stream).await.map_err(|e| HistoryError::Silent(e.to_string()))?;
+    loop {
+        match leader.get_first_raw_message_by_subject(subject, from).await {
+            Ok(m) => {
+                from = m.sequence + 1;
+                out.push((m.sequence, m.subject.to_string(), m.payload));
+            }
+            Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => return Ok(out),
+            Err(e) => return Err(HistoryError::Silent(e.to_string())),
+        }
     }
 }
 

@@ -5,13 +5,16 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use async_nats::{Client, ConnectOptions, Event, jetstream};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, jetstream};
 use haltline_types::Names;
 
 use crate::sync::SyncState;
+
+/// How long a service tries to get its first connection.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// A connection and the names to use on it. Cheap to clone.
 #[derive(Clone)]
@@ -38,7 +41,8 @@ pub struct ConnectError {
 impl Link {
     /// Connects to `url` (several addresses separated by commas are tried in turn).
     ///
-    /// The client reconnects for ever; this first connection is tried for five seconds.
+    /// The client reconnects for ever; this first connection is tried for five seconds by services, once by
+    /// commands.
     pub async fn connect(url: &str, names: Names, role: &str) -> Result<Self, ConnectError> {
         let seen = Arc::new(AtomicU64::new(0));
         let role_name = role.to_owned();
@@ -80,7 +84,7 @@ impl Link {
             Some((token, None)) => options.token(token),
             None => options,
         };
-        let client = options.connect(addresses).await.map_err(|source| ConnectError { url: redact(url), source })?;
+        let client = first(options, addresses, role).await.map_err(|source| ConnectError { url: redact(url), source })?;
         let js = jetstream::new(client.clone());
         Ok(Self { client, js, names, sync: Arc::default() })
     }
@@ -90,6 +94,30 @@ impl Link {
     pub fn reconnects(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Acquire)
     }
+}
+
+/// The first connection. A server that is just starting refuses, or takes and drops it: tried again for a
+/// while, so that services and server may start in any order.
+async fn first(options: ConnectOptions, addresses: Vec<String>, role: &str) -> Result<Client, async_nats::ConnectError> {
+    // A person at a command wants to know at once.
+    let patient = matches!(role, "coordinator" | "worker" | "gateway");
+    let until = Instant::now() + if patient { CONNECT_WITHIN } else { Duration::ZERO };
+    loop {
+        match options.clone().connect(addresses.clone()).await {
+            Ok(client) => return Ok(client),
+            Err(e) if Instant::now() >= until || is_final(e.kind()) => return Err(e),
+            Err(e) => {
+                tracing::debug!(error = %e, "cannot connect yet; trying again");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// A refused login or a malformed address is no matter of time.
+fn is_final(kind: ConnectErrorKind) -> bool {
+    use ConnectErrorKind::{Authentication, AuthorizationViolation, ServerParse, Tls};
+    matches!(kind, Authentication | AuthorizationViolation | ServerParse | Tls)
 }
 
 /// Addresses without their logins, and the first login: all servers of a cluster share it.

@@ -5,7 +5,7 @@
 //! carry a `Nats-Msg-Id` or a compare-and-swap that makes the repeat harmless.
 //!
 //! Where the server syncs every write ([`crate::sync`]), what waits for the same stream leaves as one
-//! atomic batch ([`crate::lanes`]).
+//! atomic batch (`lanes`).
 
 use std::{
     collections::{BTreeMap, VecDeque},

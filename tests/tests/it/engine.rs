@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use haltline_client::Status;
+use haltline_common::history;
 use haltline_tests::{Site, checks, ledger, port, shapes, soon};
 use serde_json::json;
 
@@ -204,6 +205,11 @@ async fn a_cancel_reaches_a_node_that_waits() -> anyhow::Result<()> {
     ensure!(record.reason.as_deref().is_some_and(|r| r.contains("enough") && r.contains("test")), "{record:?}");
     let kinds = checks::kinds(&events);
     ensure!(kinds == ["execution_started", "node_started nap", "node_refused nap", "execution_cancelled"], "{kinds:?}");
+    // Running code is reached within a fifth of a second.
+    let command = history::commands(site.link(), &id).await?.into_iter().next().context("no command")?;
+    let refused = events.iter().find(|e| e.kind.as_str() == "node_refused").context("not refused")?;
+    let took = refused.timestamp.millis_since(command.timestamp);
+    ensure!(took < 200, "the cancel reached the node after {took} ms");
     // What has ended stays as it is.
     site.client.cancel(&id, "again", "test").await?;
     let next = shapes::workflow("next", json!([{ "id": "a", "type": "static" }]))?;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use haltline_client::Status;
+use haltline_common::{clock, history};
 use haltline_tests::{Site, checks, ledger, shapes, soon, until};
 use serde_json::json;
 
@@ -118,6 +119,44 @@ async fn a_worker_that_was_cut_off_does_not_trade_twice() -> anyhow::Result<()> 
     ensure!(again == record, "the record changed: {again:?}");
     let arrived = ledger::arrivals(&site.ledger(), &id, "buy")?;
     ensure!(arrived.filled == 1, "{arrived:?}\n{}", checks::kinds(&events).join("\n"));
+    site.done();
+    Ok(())
+}
+
+/// More than any of this takes.
+const TIME: Duration = Duration::from_secs(20);
+/// How long the tasks of a killed worker may wait for another one.
+const ELSEWHERE_WITHIN: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn a_killed_worker_s_tasks_run_elsewhere_within_two_seconds() -> anyhow::Result<()> {
+    let mut site = Site::start(COMMAND).await?;
+    site.spawn("worker-2", &["worker", "--id", "worker-2"], None)?;
+    site.ready(2).await?;
+    let long = shapes::workflow("long", json!([{ "id": "think", "type": "sleep", "params": { "duration": "8s" }, "timeout": "10m" }]))?;
+    let (mut dead, mut healthy) = (Vec::new(), Vec::new());
+    for n in 0..24 {
+        let id = site.submit(&long, &format!("k{n}"), json!({})).await?;
+        let started = until("it runs", TIME, async || checks::seen(&site.client, &id, "node_started", "think").await).await?;
+        if started.worker_id.as_deref() == Some("worker-1") { dead.push(id) } else { healthy.push(id) }
+    }
+    ensure!(!dead.is_empty() && !healthy.is_empty(), "{} and {}", dead.len(), healthy.len());
+    let link = site.link().clone();
+    site.process("worker-1")?.kill();
+    let killed = clock::now();
+    for id in &dead {
+        let claim = until("another worker claims it", TIME, async || Ok(history::commands(&link, id).await?.into_iter().next())).await?;
+        let after = claim.timestamp.millis_since(killed);
+        ensure!(claim.by.starts_with("worker-2/") && Duration::from_millis(after) < ELSEWHERE_WITHIN, "{claim:?} after {after} ms");
+    }
+    for n in 0..24 {
+        let (record, _) = checks::ended(&site.client, &format!("k{n}")).await?;
+        ensure!(record.status == Status::Completed, "{record:?}");
+    }
+    // Whoever was healthy went on undisturbed.
+    for id in &healthy {
+        ensure!(history::commands(&link, id).await?.is_empty(), "{id} was claimed");
+    }
     site.done();
     Ok(())
 }
