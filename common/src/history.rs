@@ -66,12 +66,13 @@ pub async fn raw(link: &Link, execution_id: &str) -> Result<Vec<(u64, String, By
     Ok(raw)
 }
 
-/// Commands only, in stream order: few, whatever the execution has become.
-pub async fn commands(link: &Link, execution_id: &str) -> Result<Vec<Command>, HistoryError> {
+/// Commands only, in stream order, each with its sequence: few, whatever the execution has become.
+pub async fn commands(link: &Link, execution_id: &str) -> Result<Vec<(u64, Command)>, HistoryError> {
     let [_, command] = link.names.log_of(execution_id);
     let raw = read_subject(link, &link.names.events_stream(), &command).await?;
     let parse = |(seq, _, payload): (u64, String, Bytes)| {
-        serde_json::from_slice(&payload).map_err(|source| HistoryError::Malformed { seq, source })
+        let command = serde_json::from_slice(&payload).map_err(|source| HistoryError::Malformed { seq, source })?;
+        Ok((seq, command))
     };
     raw.into_iter().map(parse).collect()
 }

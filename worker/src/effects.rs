@@ -3,15 +3,24 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use async_nats::header;
 use haltline_common::{
-    clock, fault,
-    outbox::Write,
+    clock, fault, history,
+    outbox::{Write, WriteError},
     publisher::Receipt,
-    types::event::{Event, EventType, event_id},
+    types::{
+        control::Flag,
+        event::{Claims, CommandType, Event, EventType, event_id},
+    },
 };
 use haltline_core::{Intent, Settled};
 
 use crate::{context::NodeError, flight::Flight};
+
+/// Names the subject whose last sequence [`header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE`] is about.
+const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+/// How often an intent is tried while other tasks of its execution are being claimed.
+const FENCED_MAX: usize = 20;
 
 /// Where an intended effect stands.
 #[derive(Clone, Copy, PartialEq)]
@@ -83,8 +92,11 @@ impl Effects {
     }
 
     /// Stores the next intent; its index. Returns when it is stored.
+    ///
+    /// The server stores it only if the log has no command of this execution that this worker does not
+    /// know: after a claim, a cancel or a halt of it nothing begins any more, however late this worker is.
     pub async fn intend(&self, key: String) -> Result<usize, NodeError> {
-        let (index, write) = {
+        let (index, event) = {
             let mut state = self.state();
             let mut event = self.intent.clone();
             let node = event.node_id.clone().unwrap_or_default();
@@ -92,19 +104,67 @@ impl Effects {
             event.id = event_id::effect_intended(&event.execution_id, &node, event.attempt.unwrap_or(1), n);
             event.timestamp = clock::now();
             event.key = Some(key);
-            let write = self.write(&event);
             state.events.push(event.clone());
-            state.intents.push((event, Phase::Intended));
-            (state.intents.len() - 1, write)
+            state.intents.push((event.clone(), Phase::Intended));
+            (state.intents.len() - 1, event)
         };
         fault::point("worker.intended");
-        match self.flight.publisher.write(write).await {
-            Ok(_) => Ok(index),
-            Err(e) => {
-                self.state().lost = true;
-                Err(NodeError::retryable("NotStored", format!("the intent of the side effect could not be stored: {e}")).not_done())
+        let refused = match self.store(&event).await {
+            Ok(()) => return Ok(index),
+            Err(refused) => refused,
+        };
+        // It is not in the log: nothing to be settled or counted.
+        let mut state = self.state();
+        state.events.retain(|e| e.id != event.id);
+        state.intents[index].1 = Phase::Settled;
+        Err(refused)
+    }
+
+    async fn store(&self, intent: &Event) -> Result<(), NodeError> {
+        let names = &self.flight.link.names;
+        let mut known = 0;
+        for _ in 0..FENCED_MAX {
+            let mut write = self.write(intent);
+            write.headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, known.to_string());
+            write.headers.insert(EXPECTED_SUBJECT, names.command(&intent.execution_id));
+            match self.flight.publisher.write(write).await {
+                Ok(_) => return Ok(()),
+                Err(WriteError::Conflict(_)) => known = self.look(intent).await?,
+                Err(e) => {
+                    self.state().lost = true;
+                    let message = format!("the intent of the side effect could not be stored: {e}");
+                    return Err(NodeError::retryable("NotStored", message).not_done());
+                }
             }
         }
+        Err(NodeError::retryable("NotStored", "commands about this execution came faster than its intent could be stored").not_done())
+    }
+
+    /// What the commands of the execution say: the sequence of the last one if this attempt may go on.
+    async fn look(&self, intent: &Event) -> Result<u64, NodeError> {
+        let execution_id = &intent.execution_id;
+        let commands = history::commands(&self.flight.link, execution_id).await;
+        let commands = commands.map_err(|e| NodeError::Unsure(format!("commands about the execution cannot be read: {e}")))?;
+        let (mut claims, mut last) = (Claims::default(), 0);
+        for (seq, command) in commands {
+            last = seq;
+            claims.take_in(&command);
+            match command.kind {
+                CommandType::Claim | CommandType::Resolve => {}
+                CommandType::Halt => {
+                    let unnamed = || Flag::unreadable(command.reason.clone(), 0, None);
+                    return Err(NodeError::Halted(command.halted.clone().unwrap_or_else(unnamed)));
+                }
+                CommandType::Cancel | CommandType::Timeout | CommandType::Abandon => {
+                    self.flight.hear_stop(command);
+                    return Err(NodeError::Cancelled);
+                }
+            }
+        }
+        if claims.is_void(intent) {
+            return Err(NodeError::fatal("StaleToken", "another worker has claimed this task").not_done());
+        }
+        Ok(last)
     }
 
     /// From here on nobody knows, until it is settled.

@@ -245,7 +245,7 @@ impl Walk {
         loop {
             let read = if commands_only {
                 let commands = history::commands(link, execution_id).await;
-                commands.map(|all| all.into_iter().map(|c| LogMessage::Command(Box::new(c))).collect())
+                commands.map(|all| all.into_iter().map(|(_, c)| LogMessage::Command(Box::new(c))).collect())
             } else {
                 history::read(link, execution_id).await.map(|all| all.into_iter().map(|(_, entry)| log_message(entry)).collect())
             };

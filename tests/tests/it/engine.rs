@@ -206,7 +206,7 @@ async fn a_cancel_reaches_a_node_that_waits() -> anyhow::Result<()> {
     let kinds = checks::kinds(&events);
     ensure!(kinds == ["execution_started", "node_started nap", "node_refused nap", "execution_cancelled"], "{kinds:?}");
     // Running code is reached within a fifth of a second.
-    let command = history::commands(site.link(), &id).await?.into_iter().next().context("no command")?;
+    let (_, command) = history::commands(site.link(), &id).await?.into_iter().next().context("no command")?;
     let refused = events.iter().find(|e| e.kind.as_str() == "node_refused").context("not refused")?;
     let took = refused.timestamp.millis_since(command.timestamp);
     ensure!(took < 200, "the cancel reached the node after {took} ms");
