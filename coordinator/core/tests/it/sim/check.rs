@@ -12,6 +12,9 @@ use haltline_types::{
 
 use super::{fates, workload, world::World};
 
+/// How far the clocks of two processes may be apart.
+const CLOCKS_APART: i64 = 400;
+
 /// An event with its position and the time it was stored.
 struct Stored<'w> {
     event: &'w Event,
@@ -117,7 +120,7 @@ fn execution(w: &World, record: &Record, events: &[Stored]) -> Vec<String> {
     let plan = workload::plan_of(&record.correlation.workflow_id).expect("known");
     let until_end: Vec<&Event> = first.iter().filter(|s| s.position <= end.position).map(|s| s.event).collect();
     found.extend(fates::check(&plan, record, &until_end));
-    if record.status == Status::TimedOut && record.finished_at.is_none_or(|at| at <= deadline(record)) {
+    if record.status == Status::TimedOut && record.finished_at.is_none_or(|at| at.0 + CLOCKS_APART <= deadline(record).0) {
         found.push(format!("timed out at {:?}, before its deadline", record.finished_at));
     }
     let abandoned = w.server.log.iter().any(|e| e.execution == id && is_abandon(&e.message));

@@ -33,7 +33,7 @@ impl Entry {
 pub struct Story<'e> {
     /// Events that count, in order, each once.
     pub valid: Vec<&'e Entry>,
-    /// Events that do not: below a claim, or after the end.
+    /// Events that do not: below a claim, by a worker after the execution was abandoned, or after the end.
     pub void: Vec<&'e Entry>,
     /// The end.
     pub end: Option<&'e Entry>,
@@ -59,6 +59,8 @@ pub fn read<'e>(id: &str, entries: &'e [Entry], found: &mut Findings) -> Story<'
     // By node: the highest token of a claim, and the claim's sequence.
     let mut fences: HashMap<&str, (u64, u64)> = HashMap::new();
     let mut seen: HashMap<&str, &Entry> = HashMap::new();
+    // It was ended without workers that did not answer: what they store later does not count.
+    let mut abandoned = false;
     for entry in entries {
         if entry.command {
             let nodes = || entry.body["nodes"].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -73,6 +75,7 @@ pub fn read<'e>(id: &str, entries: &'e [Entry], found: &mut Findings) -> Story<'
                     }
                 }
                 ("cancel" | "timeout", _) => drop(story.stop.get_or_insert(entry)),
+                ("abandon", _) => abandoned = true,
                 ("resolve", _) => story.resolved.extend(nodes()),
                 _ => {}
             }
@@ -91,7 +94,8 @@ pub fn read<'e>(id: &str, entries: &'e [Entry], found: &mut Findings) -> Story<'
             }
         }
         let fenced = entry.body["token"].as_u64().zip(fences.get(entry.node())).is_some_and(|(token, fence)| token < fence.0);
-        if fenced || (story.end.is_some() && !terminal) {
+        let late = abandoned && !entry.body["token"].is_null();
+        if fenced || late || (story.end.is_some() && !terminal) {
             found.void += 1;
             story.void.push(entry);
             continue;

@@ -178,6 +178,8 @@ fn repeats_and_what_is_void_do_no_harm() {
         h.log.push(("note", node("node_retrying", "a", "2/retrying", 10, json!({}))));
     });
     assert_eq!(found.void, 2);
+    // What workers store after an execution was abandoned does not count: of this one all of it was.
+    fires("incomplete", |h| h.log.insert(7, ("command", json!({ "type": "abandon", "execution_id": ID }))));
     // A claim that is not above the highest one is void itself.
     silent(|h| {
         h.log.insert(1, claim(&["a", "buy"], 10));
