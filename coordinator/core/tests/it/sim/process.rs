@@ -107,7 +107,10 @@ impl World {
                 let some = self.rng.range(0, 8);
                 self.disconnect(pid, some);
             }
-            Blow::Stall(pid, long) => self.processes[pid].frozen_until = self.now + long,
+            Blow::Stall(pid, long) => {
+                let p = &mut self.processes[pid];
+                p.frozen_until = p.frozen_until.max(self.now + long);
+            }
         }
     }
 

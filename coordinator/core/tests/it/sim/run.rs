@@ -161,7 +161,7 @@ impl World {
             _ => None,
         };
         if let Some(until) = who.map(|pid| self.processes[pid].frozen_until).filter(|until| *until > self.now) {
-            self.at(until, ev);
+            self.put_off(until, ev);
             return;
         }
         match ev {

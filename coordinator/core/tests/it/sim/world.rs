@@ -114,6 +114,8 @@ pub struct World {
     pub now: Time,
     heap: BinaryHeap<Reverse<Scheduled>>,
     scheduled: u64,
+    /// Number of what is happening.
+    happening: u64,
     pub steps: u64,
     pub processes: Vec<Process>,
     pub conns: Vec<Conn>,
@@ -150,6 +152,7 @@ impl World {
             now: 0,
             heap: BinaryHeap::new(),
             scheduled: 0,
+            happening: 0,
             steps: 0,
             processes: Vec::new(),
             conns: Vec::new(),
@@ -190,6 +193,10 @@ impl World {
         self.scheduled += 1;
         self.heap.push(Reverse(Scheduled { at: at.max(self.now), n: self.scheduled, ev }));
     }
+    /// Puts what is happening off, before everything that was scheduled after it.
+    pub fn put_off(&mut self, until: Time, ev: Ev) {
+        self.heap.push(Reverse(Scheduled { at: until, n: self.happening, ev }));
+    }
     pub fn after(&mut self, delay: Time, ev: Ev) {
         self.at(self.now + delay, ev);
     }
@@ -200,6 +207,7 @@ impl World {
     pub fn pop(&mut self) -> Option<Ev> {
         let Reverse(next) = self.heap.pop()?;
         self.now = next.at;
+        self.happening = next.n;
         self.steps += 1;
         Some(next.ev)
     }
