@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use haltline_types::{
     Names,
-    event::{Claims, Command, Event},
+    event::{Claims, Command, CommandType, Event},
 };
 use serde_json::json;
 
@@ -60,8 +60,17 @@ pub async fn read(link: &Link, execution_id: &str) -> Result<Vec<(u64, Entry)>, 
 /// The same as it is stored: sequence, subject, body.
 pub async fn raw(link: &Link, execution_id: &str) -> Result<Vec<(u64, String, Bytes)>, HistoryError> {
     let [events, command] = link.names.log_of(execution_id);
-    let mut raw = read_subject(link, &link.names.events_stream(), &events).await?;
-    raw.extend(read_subject(link, &link.names.events_stream(), &command).await?);
+    let stream = link.names.events_stream();
+    // Events first: one that a claim has made void is then never read without the claim.
+    let mut raw = read_subject(link, &stream, &events).await?;
+    let commands = read_subject(link, &stream, &command).await?;
+    if let Some((abandoned, ..)) = commands.iter().find(|(_, _, body)| is_abandon(body)) {
+        // How many events there are before it counts: those stored while commands were read as well.
+        let (stored, from) = (*abandoned, raw.last().map_or(1, |(seq, ..)| seq + 1));
+        let rest = read_subject_from(link, &stream, &events, from).await?;
+        raw.extend(rest.into_iter().filter(|(seq, ..)| *seq < stored));
+    }
+    raw.extend(commands);
     raw.sort_by_key(|(seq, ..)| *seq);
     Ok(raw)
 }
@@ -108,14 +117,23 @@ pub async fn queued(link: &Link, execution_id: &str) -> Result<Vec<String>, Hist
         .collect()
 }
 
+fn is_abandon(body: &[u8]) -> bool {
+    serde_json::from_slice::<Command>(body).is_ok_and(|c| c.kind == CommandType::Abandon)
+}
+
 /// Messages of a stream whose subject matches: by batched direct get, which any copy of the stream
 /// answers and one that lags answers with less; so the rest is asked from its leader.
 async fn read_subject(link: &Link, stream: &str, subject: &str) -> Result<Vec<(u64, String, Bytes)>, HistoryError> {
+    read_subject_from(link, stream, subject, 1).await
+}
+
+async fn read_subject_from(link: &Link, stream: &str, subject: &str, mut from: u64) -> Result<Vec<(u64, String, Bytes)>, HistoryError> {
     let mut out = Vec::new();
-    let mut from = 1u64;
     loop {
         let (last, more) = read_batch(link, stream, subject, from, &mut out).await?;
-        from = if out.is_empty() { 1 } else { last + 1 };
+        if !out.is_empty() {
+            from = last + 1;
+        }
         if !more {
             break;
         }

@@ -252,8 +252,9 @@ impl Execution {
         self.events += told.saturating_sub(*counted);
         *counted = told.max(*counted);
         if let Some(rest) = event.rest_events {
-            // The task that goes on, if any does, tells these again.
+            // The task that goes on tells these again, or this one does, by a walk that claimed it.
             self.events += rest;
+            *self.counted.entry((head, event.token.map_or(1, round))).or_default() += rest;
             if let Some(next) = self.plan.node(i).chain_next {
                 let first = self.rounds.get(&next).copied().unwrap_or(1);
                 *self.counted.entry((next, first)).or_default() += rest;

@@ -6,7 +6,7 @@ use haltline_core::{Body, Engine, Known, Limits, Loaded, LogMessage, Out, WriteI
 use haltline_types::{
     control::{Flag, Gate},
     error::{ApiError, Code},
-    event::EventType,
+    event::{CommandType, EventType},
     record::{Record, Status},
     submit::{Accepted, Reply},
 };
@@ -387,7 +387,13 @@ impl World {
         let Some(load) = c.loads.get_mut(&id) else { return };
         f(load);
         load.step += 1;
-        if load.step < 4 && load.record.is_some() {
+        // Events once more if the execution was abandoned: those stored while commands were read count.
+        let abandoned = |m: &LogMessage| matches!(m, LogMessage::Command(c) if c.kind == CommandType::Abandon);
+        let again = load.step == 4 && load.history.iter().any(|(_, m)| abandoned(m));
+        if again {
+            load.history.retain(|(_, m)| matches!(m, LogMessage::Command(_)));
+        }
+        if (load.step < 4 || again) && load.record.is_some() {
             match load.step {
                 1 => self.send(pid, Up::ReadTasks { token, id }),
                 step => self.send(pid, Up::ReadLog { token, id, commands: step == 3 }),
