@@ -91,17 +91,17 @@ impl Drop for Disk {
 
 /// Moves the wall clocks of services by libfaketime; monotonic clocks stay.
 pub struct Clocks {
-    library: PathBuf,
+    preload: PathBuf,
     folder: PathBuf,
 }
 
 impl Clocks {
     /// Ready, if libfaketime is there.
     pub fn find(folder: &Path) -> Option<Self> {
-        let library = LIBRARIES.iter().map(PathBuf::from).find(|p| p.exists())?;
+        let preload = LIBRARIES.iter().map(PathBuf::from).find(|p| p.exists())?;
         let folder = folder.join("clocks");
         fs::create_dir_all(&folder).ok()?;
-        Some(Self { library, folder })
+        Some(Self { preload, folder })
     }
 
     /// The environment of the service `name`, whose clock is right at first.
@@ -109,7 +109,7 @@ impl Clocks {
         self.set(name, 0);
         let text = |p: &Path| p.to_string_lossy().into_owned();
         vec![
-            ("LD_PRELOAD".into(), text(&self.library)),
+            ("LD_PRELOAD".into(), text(&self.preload)),
             ("FAKETIME_TIMESTAMP_FILE".into(), text(&self.folder.join(name))),
             ("FAKETIME_NO_CACHE".into(), "1".into()),
             ("FAKETIME_DONT_FAKE_MONOTONIC".into(), "1".into()),
