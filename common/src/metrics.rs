@@ -195,7 +195,7 @@ metrics! {
     Coordinator counter EXECUTIONS_ENDED "haltline_executions_ended_total" "Executions that the coordinator in this process brought to their end";
     Coordinator counter SUBMISSIONS_REFUSED "haltline_submissions_refused_total" "Submissions refused: halted, invalid, overloaded";
     Coordinator gauge EXECUTIONS_RUNNING "haltline_executions_running" "Executions that the coordinator in this process holds in memory";
-    Coordinator finding EXECUTIONS_WAITING "haltline_executions_waiting" "Executions of this coordinator that wait for a time or for an operator";
+    Coordinator finding EXECUTIONS_WAITING "haltline_executions_waiting" "Executions of this coordinator whose next nodes wait until the control flag lets them start";
     Coordinator finding EXECUTIONS_UNKNOWN "haltline_executions_unknown" "Executions of this coordinator with an effect of unknown outcome, which an operator has to resolve";
     Coordinator finding EXECUTIONS_STUCK "haltline_executions_stuck" "Executions of this coordinator of which nothing was heard since their lost tasks were emitted again";
     Coordinator gauge INPUT_LAG "haltline_coordinator_input_lag_messages" "Inputs stored in the log that the coordinator has not read yet";

@@ -86,8 +86,8 @@ impl SyncState {
         }
     }
 
-    /// Takes `sync` for granted until the next measurement.
-    pub fn set(&self, sync: Sync) {
+    /// Takes `sync` for measured now, on this connection ([`Link::reconnects`]).
+    pub fn set(&self, sync: Sync, connection: u64) {
         let mode = match sync {
             Sync::Unknown => 0,
             Sync::Later => 1,
@@ -95,16 +95,12 @@ impl SyncState {
         };
         self.mode.store(mode, Ordering::Relaxed);
         metrics::SYNC_MODE.set(mode.into());
+        *self.measured.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((Instant::now(), connection));
     }
 
     fn due(&self, connection: u64) -> bool {
         let measured = self.measured.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         measured.is_none_or(|(at, on)| on != connection || at.elapsed() >= AGAIN_AFTER)
-    }
-
-    fn done(&self, connection: u64) {
-        *self.measured.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((Instant::now(), connection));
-        self.measuring.store(false, Ordering::Release);
     }
 }
 
@@ -117,7 +113,7 @@ pub fn measure_if_due(link: &Link) {
     }
     let link = link.clone();
     tokio::spawn(async move {
-        match measure(&link).await {
+        let sync = match measure(&link).await {
             Ok(measured) => {
                 if link.sync.get() != measured.sync {
                     let synced = measured.sync == Sync::Always;
@@ -127,11 +123,15 @@ pub fn measure_if_due(link: &Link) {
                         if synced { "syncs every write: writes are grouped" } else { "syncs later" }
                     );
                 }
-                link.sync.set(measured.sync);
+                measured.sync
             }
-            Err(e) => tracing::warn!(error = %e, "cannot measure when nats-server syncs writes; they are not grouped"),
-        }
-        link.sync.done(connection);
+            Err(e) => {
+                tracing::warn!(error = %e, "cannot measure anew when nats-server syncs writes");
+                link.sync.get()
+            }
+        };
+        link.sync.set(sync, connection);
+        link.sync.measuring.store(false, Ordering::Release);
     });
 }
 

@@ -24,7 +24,7 @@ use haltline_common::{
         event::{Correlation, Event, EventType, event_id},
     },
 };
-use haltline_core::{Known, Limits, Loaded, WriteId};
+use haltline_core::{Engine, Known, Limits, Loaded, WriteId};
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -96,6 +96,9 @@ pub struct Service {
     /// Shards whose checkpoint is being taken.
     takes: JoinSet<(u32, Taken)>,
     taking: Vec<u32>,
+    /// Shards taken of which the records are still to be read, with their epochs; and from where.
+    to_sweep: Vec<(u32, u64)>,
+    sweep_from: u64,
     epoch: u64,
     /// Records that were written by this coordinator or read; the rest is by others.
     known: Known,
@@ -156,6 +159,8 @@ impl Service {
             pings,
             takes: JoinSet::new(),
             taking: Vec::new(),
+            to_sweep: Vec::new(),
+            sweep_from: u64::MAX,
             epoch: 0,
             known: Known::new(reach),
             sweeps: Vec::new(),
@@ -358,12 +363,11 @@ impl Service {
             Ok((checkpoint, revision)) if !self.leaving => {
                 tracing::info!(coordinator_id = self.id, shard = number, log = checkpoint.log, records = checkpoint.records, "shard taken");
                 self.epoch += 1;
-                // Shards that are taken together are swept together.
-                let from = checkpoint.sweep_from();
+                self.sweep_from = self.sweep_from.min(checkpoint.sweep_from());
+                self.to_sweep.push((number, self.epoch));
                 let mut shard = Shard::new(&self.link, self.limits, number, self.epoch, checkpoint, revision);
                 shard.engine.set_gate(self.gate.clone());
                 self.requests.listen(number, self.epoch, &shard.requests).await;
-                self.sweeps.push(Sweep::start(&self.link, from, vec![(number, self.epoch)]));
                 self.shards.insert(number, shard);
                 self.beat(false).await;
             }
@@ -371,6 +375,11 @@ impl Service {
             // Someone else was quicker, or the server does not answer: looked at again with the next sign of life.
             Err(e) if e.code == Code::Conflict => tracing::info!(shard = number, "another coordinator took the shard"),
             Err(e) => tracing::warn!(shard = number, error = %e, "cannot take a shard"),
+        }
+        // Shards that are taken together are swept together: the records are read once.
+        if self.takes.is_empty() && !self.to_sweep.is_empty() {
+            let from = std::mem::replace(&mut self.sweep_from, u64::MAX);
+            self.sweeps.push(Sweep::start(&self.link, from, std::mem::take(&mut self.to_sweep)));
         }
     }
 
@@ -427,7 +436,10 @@ impl Service {
                 tracing::error!(what, "a task got lost; emitted again");
             }
         }
-        metrics::EXECUTIONS_STUCK.set(self.shards.values().map(|s| s.engine.stuck()).sum());
+        let sum = |of: fn(&Engine) -> u64| self.shards.values().map(|s| of(&s.engine)).sum();
+        metrics::EXECUTIONS_STUCK.set(sum(Engine::stuck));
+        metrics::EXECUTIONS_UNKNOWN.set(sum(Engine::unknown));
+        metrics::EXECUTIONS_WAITING.set(sum(Engine::waiting));
     }
 
     /// Makes a change of the flag an event; one coordinator does.

@@ -7,7 +7,6 @@ pub mod folder;
 pub mod http;
 pub mod ledger;
 pub mod nats;
-pub mod port;
 pub mod process;
 pub mod shapes;
 pub mod site;
@@ -15,5 +14,6 @@ pub mod until;
 pub mod venue;
 
 pub use caller::{Caller, Told};
+pub use haltline_server::port;
 pub use site::Site;
 pub use until::{soon, until};

@@ -124,9 +124,8 @@ impl Site {
     /// # Errors
     /// When they are not.
     pub async fn ready(&self, workers: usize) -> anyhow::Result<()> {
-        let link = self.client.link();
         until("coordinator and workers are there", READY_WITHIN, async || {
-            let coordinator = all_owned(link).await;
+            let coordinator = self.client.is_coordinated().await;
             let there = self.client.workers().await.map_or(0, |w| w.len());
             Ok((coordinator && there >= workers).then_some(()))
         })
@@ -245,11 +244,4 @@ async fn installed(nats: &Nats, names: &Names) -> anyhow::Result<Client> {
     let link = Link::connect(&nats.url(), names.clone(), "test").await?;
     topology::ensure(&link, &StorageSettings::default()).await?;
     Ok(Client::from_link(link).await?)
-}
-
-/// Whether every shard has a coordinator.
-async fn all_owned(link: &haltline_common::Link) -> bool {
-    let answer = link.client.request(link.names.coordinator(), "".into()).await;
-    let body = answer.ok().and_then(|m| serde_json::from_slice::<serde_json::Value>(&m.payload).ok());
-    body.is_some_and(|b| b["shards_without_owner"] == 0)
 }

@@ -22,12 +22,14 @@ pub struct Arrivals {
 }
 
 impl Arrivals {
-    /// Looks again if the connection was made anew. To be called before anything is pulled, and often.
+    /// Whether the connection was made anew since it was last looked: then every task is in doubt.
+    pub fn is_outdated(&self, link: &Link) -> bool {
+        link.reconnects() != self.looked_at.load(Ordering::Acquire)
+    }
+
+    /// Looks. To be called before anything is pulled, and whenever it is outdated.
     pub async fn look(&self, link: &Link) {
         let connects = link.reconnects();
-        if self.looked_at.load(Ordering::Acquire) == connects {
-            return;
-        }
         match js::stream_info(link, &link.names.tasks_stream()).await {
             Ok(info) => {
                 self.before.store(info.state.last_seq, Ordering::Release);
@@ -40,9 +42,7 @@ impl Arrivals {
 
     /// Whether a task with this sequence, which waited so long, may have been delivered before.
     pub fn doubts(&self, link: &Link, stream_seq: u64, waited_ms: u64) -> bool {
-        link.reconnects() != self.looked_at.load(Ordering::Acquire)
-            || stream_seq <= self.before.load(Ordering::Acquire)
-            || (self.is_replicated() && waited_ms > DOUBT_AFTER_MS)
+        self.is_outdated(link) || stream_seq <= self.before.load(Ordering::Acquire) || (self.is_replicated() && waited_ms > DOUBT_AFTER_MS)
     }
 
     /// Whether writes may be lost singly, one of many on a healthy connection: then nothing may be sent

@@ -94,7 +94,9 @@ impl Effects {
     /// Stores the next intent; its index. Returns when it is stored.
     ///
     /// The server stores it only if the log has no command of this execution that this worker does not
-    /// know: after a claim, a cancel or a halt of it nothing begins any more, however late this worker is.
+    /// know: after a claim, a cancel or a halt of it none is stored, however late this worker is. One that stalls
+    /// between the answer and sending is stopped by its own look at task and flag, not by the log; and in a
+    /// cluster a command still in flight on another subject is not compared.
     pub async fn intend(&self, key: String) -> Result<usize, NodeError> {
         let (index, event) = {
             let mut state = self.state();

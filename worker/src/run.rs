@@ -21,7 +21,7 @@ use haltline_common::{
         ids,
     },
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{flight::Flight, presence, puller, registry::Registry};
@@ -65,6 +65,8 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
 
     let mut progress = tokio::time::interval(PROGRESS_EVERY);
     let mut renew = tokio::time::interval(presence::EVERY);
+    // Not in this loop: while it asks, the tasks need their signs of progress.
+    let mut looks = JoinSet::new();
     let mut give_up = None;
     loop {
         tokio::select! {
@@ -82,9 +84,12 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
             }
             _ = progress.tick() => {
                 flight.report_progress().await;
-                let (flight, link) = (flight.clone(), link.clone());
-                tokio::spawn(async move { flight.arrivals.look(&link).await });
+                if looks.is_empty() && flight.arrivals.is_outdated(&link) {
+                    let (flight, link) = (flight.clone(), link.clone());
+                    looks.spawn(async move { flight.arrivals.look(&link).await });
+                }
             }
+            Some(_) = looks.join_next(), if !looks.is_empty() => {}
             _ = renew.tick(), if give_up.is_none() => presence::write(&flight, &slots, started_at).await,
             Some(message) = stops.next() => match serde_json::from_slice::<Command>(&message.payload) {
                 Ok(command) if matches!(command.kind, CommandType::Cancel | CommandType::Timeout) => flight.hear_stop(command),

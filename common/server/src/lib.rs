@@ -12,6 +12,7 @@ mod fetch;
 mod locate;
 mod managed;
 mod pinned;
+pub mod port;
 mod ready;
 #[cfg(any(test, not(any(target_os = "linux", target_os = "android"))))]
 mod wrapper;

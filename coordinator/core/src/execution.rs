@@ -78,11 +78,13 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// Takes in an event.
-    pub(crate) fn event(&mut self, event: &Event) {
-        if !self.claims.is_void(event) {
+    /// Takes in an event. Whether it counts: it may be void.
+    pub(crate) fn event(&mut self, event: &Event) -> bool {
+        let counts = !self.claims.is_void(event);
+        if counts {
             self.ids.insert(event.id.clone());
         }
+        counts
     }
     /// Takes in a command.
     pub(crate) fn command(&mut self, command: &Command) {
@@ -91,10 +93,6 @@ impl Told {
     /// Events so far.
     pub(crate) fn count(&self) -> u32 {
         self.ids.len() as u32
-    }
-    /// Whether an event that comes now is void.
-    pub(crate) fn is_void(&self, event: &Event) -> bool {
-        self.claims.is_void(event)
     }
     /// The ids of all of them.
     pub(crate) fn into_ids(self) -> HashSet<String> {
@@ -125,8 +123,6 @@ pub struct Execution {
     pub(crate) failed: u32,
     pub(crate) errors: Vec<FailedNode>,
     pub(crate) skipped: u32,
-    /// Skipped nodes that were not told yet, each with the failed node that is the cause.
-    pub(crate) untold: Vec<(u32, u32)>,
     /// Events stored so far, as far as inputs tell: `execution_started`, those of ended tasks, and
     /// `node_skipped`.
     pub(crate) events: u32,
@@ -173,7 +169,6 @@ impl Execution {
             failed: 0,
             errors: Vec::new(),
             skipped: 0,
-            untold: Vec::new(),
             events: 1,
             counted: BTreeMap::new(),
             unknown: BTreeMap::new(),
@@ -444,7 +439,7 @@ impl Execution {
                     self.nodes[*next as usize] = NodeState::Skipped;
                     self.skipped += 1;
                     self.events += 1;
-                    self.untold.push((*next, failed));
+                    self.notes.push(self.skipped_event(*next, failed));
                     reached.push_back(*next);
                 }
             }

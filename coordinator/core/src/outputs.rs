@@ -26,8 +26,6 @@ pub enum Output {
     Note(Box<Event>),
     /// The record of an execution that goes on, since what people must know of it has changed.
     Standing(Box<Record>),
-    /// `node_skipped`.
-    Skipped(Box<Event>),
     /// The end: the terminal event and the final record.
     End(Box<Event>, Box<Record>),
 }
@@ -59,9 +57,6 @@ impl Execution {
             return out;
         }
         out.extend(self.notes.drain(..).map(|event| Output::Note(Box::new(event))));
-        for (i, cause) in std::mem::take(&mut self.untold) {
-            out.push(Output::Skipped(Box::new(self.skipped_event(i, cause))));
-        }
         let stopped = self.stop.is_some();
         while (gate_open || stopped) && (self.outstanding as usize) < RELEASED_TASKS_MAX {
             let Some(head) = self.ready.pop_front() else { break };
@@ -82,7 +77,7 @@ impl Execution {
         out
     }
 
-    fn skipped_event(&self, i: u32, cause: u32) -> Event {
+    pub(crate) fn skipped_event(&self, i: u32, cause: u32) -> Event {
         let def = self.plan.def(i);
         let mut event = Event::new(EventType::NodeSkipped, event_id::node_skipped(self.id(), &def.id), &self.record.correlation, self.at);
         event.node_id = Some(def.id.clone());

@@ -7,7 +7,7 @@ use haltline_types::{
     Names, Timestamp,
     catalog::NodeType,
     definition::Definition,
-    event::{Command, CommandType, Event, event_id},
+    event::{Command, CommandType, Event, EventType, event_id},
     record::Record,
 };
 use serde::{Deserialize, Serialize};
@@ -215,7 +215,9 @@ impl Replay {
             Entry::Command(c) => (c.kind.as_str().to_owned(), c.nodes.first().cloned()),
         };
         match &entry {
-            Entry::Event(e) => self.told.event(e),
+            Entry::Event(e) => {
+                self.told.event(e);
+            }
             Entry::Command(c) => self.told.command(c),
         }
         let over = self.history.recorded().is_some_and(|(end, _)| seq > end);
@@ -246,7 +248,9 @@ impl Replay {
                     let nodes: Vec<&str> = task.nodes.iter().map(|n| n.id.as_str()).collect();
                     format!("task {} of {}", task.task_id, nodes.join(", "))
                 }
-                Output::Skipped(event) => format!("skip {}", event.node_id.as_deref().unwrap_or_default()),
+                Output::Note(event) if event.kind == EventType::NodeSkipped => {
+                    format!("skip {}", event.node_id.as_deref().unwrap_or_default())
+                }
                 Output::Note(event) => format!("tell {} {}", event.kind.as_str(), event.node_id.as_deref().unwrap_or_default()),
                 Output::Standing(record) => format!("record {}", record.status.as_str()),
                 Output::End(event, _) => {

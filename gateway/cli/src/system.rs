@@ -111,13 +111,12 @@ impl System {
                     bail!("the {} ended ({status}): {}", service.name, tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
                 }
             }
-            let link = client.link();
-            let coordinator = all_owned(link).await;
+            let coordinator = client.is_coordinated().await;
             if coordinator && client.workers().await.is_ok_and(|w| w.len() >= workers) {
                 return Ok(());
             }
             if tokio::time::Instant::now() > until {
-                bail!("the system was not ready within {READY_WITHIN:?} (coordinator answers: {coordinator})");
+                bail!("the system was not ready within {READY_WITHIN:?} (every shard has a coordinator: {coordinator})");
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -147,11 +146,4 @@ impl System {
         }
         Ok(())
     }
-}
-
-/// Whether every shard has a coordinator.
-async fn all_owned(link: &haltline_common::Link) -> bool {
-    let answer = link.client.request(link.names.coordinator(), "".into()).await;
-    let body = answer.ok().and_then(|m| serde_json::from_slice::<serde_json::Value>(&m.payload).ok());
-    body.is_some_and(|b| b["shards_without_owner"] == 0)
 }

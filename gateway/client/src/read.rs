@@ -38,6 +38,14 @@ impl Client {
         })
     }
 
+    /// Whether a coordinator answers and every shard has one.
+    pub async fn is_coordinated(&self) -> bool {
+        let link = &self.shared.link;
+        let answer = link.client.request(link.names.coordinator(), "".into()).await;
+        let body = answer.ok().and_then(|m| serde_json::from_slice::<serde_json::Value>(&m.payload).ok());
+        body.is_some_and(|b| b["shards_without_owner"] == 0)
+    }
+
     /// Workers that showed a sign of life within the last ten seconds, by id.
     ///
     /// # Errors

@@ -185,8 +185,6 @@ impl Engine {
                     task.recovered |= live.recovered || live.execution.is_stopped();
                     writes.push((false, Body::Task(task)));
                 }
-                Output::Skipped(event) if live.stored.contains(&event.id) => {}
-                Output::Skipped(event) => writes.push((false, Body::Note(event))),
                 Output::End(event, record) => {
                     if !live.stored.contains(&event.id) {
                         writes.push((false, Body::Note(event)));

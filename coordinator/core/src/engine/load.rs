@@ -54,9 +54,10 @@ impl Engine {
         let mut log = Told::default();
         for (seq, message) in loaded.history {
             match message {
-                LogMessage::Event(e) if log.is_void(&e) => {}
                 LogMessage::Event(e) => {
-                    log.event(&e);
+                    if !log.event(&e) {
+                        continue;
+                    }
                     if e.kind.is_input() && e.task_events.is_some() {
                         let head = e.segment.first().map(|s| s.node_id.as_str()).or(e.node_id.as_deref());
                         stored.insert(task_id(id, head.unwrap_or_default(), e.token.map_or(1, round)));
@@ -87,7 +88,7 @@ impl Engine {
                     Output::Task(task) => {
                         tasks.insert(task.nodes[0].id.clone(), task);
                     }
-                    Output::Skipped(_) | Output::Note(_) => told.push(output),
+                    Output::Note(_) => told.push(output),
                     // Only the last one counts, and only if the record does not say so.
                     Output::Standing(_) => {}
                     Output::End(..) => end = Some(output),

@@ -79,4 +79,15 @@ impl Engine {
         let stuck = |slot: &&Slot| matches!(slot, Slot::Live(live) if live.quiet.repaired);
         self.slots.values().filter(stuck).count() as u64
     }
+
+    /// Executions with an effect of unknown outcome.
+    pub fn unknown(&self) -> u64 {
+        let unknown = |slot: &&Slot| matches!(slot, Slot::Live(live) if !live.execution.unknown.is_empty());
+        self.slots.values().filter(unknown).count() as u64
+    }
+
+    /// Executions with nodes that only an open gate lets out.
+    pub fn waiting(&self) -> u64 {
+        self.gated.len() as u64
+    }
 }

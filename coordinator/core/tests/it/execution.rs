@@ -131,10 +131,6 @@ fn run(plan: &Arc<Plan>, rng: &mut Rng, segments: bool, halt_at: Option<usize>) 
                     seen.tasks.push((*task).clone());
                     open.push(*task);
                 }
-                Output::Skipped(event) => {
-                    assert!(seen.events.insert(event.id.clone()), "told twice");
-                    seen.log.push(*event);
-                }
                 Output::End(event, record) => {
                     seen.events.insert(event.id.clone());
                     seen.ends.push((*event, *record));
@@ -337,8 +333,9 @@ fn skipped_nodes_name_the_failed_one_and_long_errors_are_cut() {
     let event = first_end(&mut execution, 0);
     execution.apply(&Input::Result(Box::new(event)));
     let out = execution.decide(true, true);
-    let [Output::Skipped(b), Output::Skipped(c), Output::End(end, record)] = &out[..] else { panic!("{out:?}") };
+    let [Output::Note(b), Output::Note(c), Output::End(end, record)] = &out[..] else { panic!("{out:?}") };
     assert_eq!((b.id.as_str(), c.id.as_str()), ("exec_w_1/b/skipped", "exec_w_1/c/skipped"));
+    assert!([b, c].iter().all(|e| e.kind == EventType::NodeSkipped));
     assert!([b, c].iter().all(|e| e.reason.as_deref().is_some_and(|r| r.contains("`a`"))));
     assert_eq!((record.status, record.nodes_failed, record.nodes_skipped), (Status::CompletedWithErrors, 1, 2));
     assert!(record.errors[0].error.len() < 300 && record.errors[0].error.ends_with('…'), "{record:?}");

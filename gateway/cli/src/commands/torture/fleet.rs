@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
     sync::{Arc, PoisonError},
@@ -21,7 +21,7 @@ use haltline_common::{
     topology,
     types::{Names, control::Level},
 };
-use haltline_server::{Bound, Cluster, Launch, Options, find_or_fetch, spawn_bound};
+use haltline_server::{Bound, Cluster, Launch, Options, find_or_fetch, port, spawn_bound};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -29,7 +29,7 @@ use super::{
     check::{Remains, Source},
     machine::{Clocks, Disk},
     plan::Targets,
-    planted, ports,
+    planted,
     process::{Exit, Exits, Order, Process, Recipe},
     proxy::{Gate, Proxies, Traffic},
 };
@@ -109,8 +109,8 @@ impl Fleet {
 
         // nats-servers and the ways between them.
         let ids: Vec<String> = (1..=size.servers).map(|i| format!("nats-{i}")).collect();
-        let servers: Vec<SocketAddr> = ids.iter().map(|_| ports::free()).collect();
-        let route_ports: Vec<SocketAddr> = ids.iter().map(|_| ports::free()).collect();
+        let servers: Vec<SocketAddr> = ids.iter().map(|_| free_address()).collect();
+        let route_ports: Vec<SocketAddr> = ids.iter().map(|_| free_address()).collect();
         let (mut routes, mut disks) = (BTreeMap::new(), BTreeMap::new());
         for (i, id) in ids.iter().enumerate() {
             let mut options = Options {
@@ -137,7 +137,7 @@ impl Fleet {
                 }
                 // Servers tell each other where they are; nothing listens there, so only the proxies lead there.
                 let cluster =
-                    Cluster { name: "torture".into(), port: route_ports[i].port(), advertise: ports::free().to_string(), routes: to };
+                    Cluster { name: "torture".into(), port: route_ports[i].port(), advertise: free_address().to_string(), routes: to };
                 options.cluster = Some(cluster);
             }
             let recipe = Recipe::Server { binary: binary.clone(), options: Box::new(options) };
@@ -180,7 +180,7 @@ impl Fleet {
             let name = format!("worker-{i}");
             fleet.service(&name, &["worker", "--id", &name, "--drain", DRAIN], &settings)?;
         }
-        let gateway = ports::free();
+        let gateway = free_address();
         fleet.gateway_url = format!("http://{gateway}");
         fleet.service("gateway-1", &["gateway", "--port", &gateway.port().to_string()], &settings)?;
         fleet.ready(size.workers).await?;
@@ -297,8 +297,7 @@ impl Fleet {
         let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
         let client = Client::from_link(self.link().await?).await?;
         loop {
-            let link = client.link();
-            let coordinator = link.client.request(link.names.coordinator(), "".into()).await.is_ok();
+            let coordinator = client.is_coordinated().await;
             let there = client.workers().await.map_or(0, |w| w.len());
             let gateway = http.get(format!("{}/readyz", self.gateway_url)).send().await.is_ok_and(|r| r.status().is_success());
             if coordinator && there >= workers && gateway {
@@ -306,7 +305,7 @@ impl Fleet {
             }
             if Instant::now() > until {
                 bail!(
-                    "the system was not ready within {READY_WITHIN:?} (coordinator answers: {coordinator}, workers: {there}, gateway: {gateway}); logs are in {}",
+                    "the system was not ready within {READY_WITHIN:?} (every shard has a coordinator: {coordinator}, workers: {there}, gateway: {gateway}); logs are in {}",
                     self.logs.display()
                 );
             }
@@ -396,6 +395,11 @@ impl Fleet {
 }
 
 /// The market, a process that nothing is done to; it and its address.
+/// An address on this machine that is free and was not given before.
+fn free_address() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port::free()).into()
+}
+
 async fn market(folder: &Path, logs: &Path) -> anyhow::Result<(Bound, SocketAddr)> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let log = fs::OpenOptions::new().create(true).append(true).open(logs.join("market.log"))?;

@@ -9,7 +9,6 @@ mod machine;
 mod owners;
 mod plan;
 mod planted;
-mod ports;
 mod process;
 mod proxy;
 mod report;

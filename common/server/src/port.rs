@@ -1,7 +1,7 @@
 //! Ports that a process can come back to after it was killed.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::TcpListener,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -11,16 +11,15 @@ use std::{
 const FIRST: u32 = 10_000;
 const COUNT: u32 = 20_000;
 
-/// An address on this machine that is free now and was not given before.
-pub fn free() -> SocketAddr {
+/// A port that is free now and was not given before.
+pub fn free() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         // Processes that run at the same time start far apart.
         let n = std::process::id().wrapping_mul(211).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
         let port = u16::try_from(FIRST + n % COUNT).unwrap_or(u16::MAX);
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if TcpListener::bind(address).is_ok() {
-            return address;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
         }
     }
 }
