@@ -7,12 +7,12 @@ use anyhow::{Context, ensure};
 use haltline_client::{Code, Record, Resolution, Resolve, Status};
 use haltline_common::types::definition::Definition;
 use haltline_tests::{
-    Site, checks, http, ledger, shapes, soon, until,
+    Site, checks, http, ledger, port, shapes, soon, until,
     venue::{Mood, Venue},
 };
 use serde_json::{Value, json};
 
-use crate::COMMAND;
+use crate::{COMMAND, operations::scrape};
 
 /// A post to the venue, what goes on with its answer, and a branch that has nothing to do with it.
 fn posting(id: &str, params: Value) -> anyhow::Result<Definition> {
@@ -46,10 +46,19 @@ fn count(events: &[haltline_common::types::event::Event], kind: &str) -> usize {
     events.iter().filter(|e| e.kind.as_str() == kind).count()
 }
 
+/// Waits until the coordinator counts so many executions with an unknown outcome.
+async fn counted(metrics: &str, n: f64) -> anyhow::Result<()> {
+    soon("unknown outcomes are counted", async || {
+        let seen = scrape(&format!("http://{metrics}")).await?;
+        Ok(seen.get("haltline_executions_unknown") == Some(&n))
+    })
+    .await
+}
+
 /// One worker, which dies at `point` the first time.
-async fn dying(point: &str) -> anyhow::Result<Site> {
+async fn dying(point: &str, coordinator: &[&str]) -> anyhow::Result<Site> {
     let mut site = Site::bare(COMMAND).await?;
-    site.spawn("coordinator", &["coordinator"], None)?;
+    site.spawn("coordinator", coordinator, None)?;
     site.spawn("worker-1", &["worker", "--id", "worker-1"], Some(point))?;
     site.ready(1).await?;
     Ok(site)
@@ -58,7 +67,7 @@ async fn dying(point: &str) -> anyhow::Result<Site> {
 #[tokio::test]
 async fn an_order_arrives_once_even_where_the_market_does_not_know_repeats() -> anyhow::Result<()> {
     let play = |point: &'static str, status: &'static str| async move {
-        let mut site = dying(point).await?;
+        let mut site = dying(point, &["coordinator"]).await?;
         site.spawn_market_with(&["--no-dedup"]).await?;
         let id = site.submit(&shapes::chain("order")?, "k", site.trading()).await?;
         let client = site.client.clone();
@@ -79,9 +88,11 @@ async fn an_order_arrives_once_even_where_the_market_does_not_know_repeats() -> 
 #[tokio::test]
 async fn a_post_whose_worker_died_waits_for_an_operator() -> anyhow::Result<()> {
     let venue = Venue::start(Mood::Ok).await?;
-    let mut site = dying("worker.effect_done").await?;
+    let metrics = format!("127.0.0.1:{}", port::free());
+    let mut site = dying("worker.effect_done", &["coordinator", "--metrics", &metrics]).await?;
     let id = site.submit(&posting("post", json!({}))?, "k", json!({ "url": format!("{}/a", venue.url) })).await?;
     let record = unknown(&mut site, &id).await?;
+    counted(&metrics, 1.0).await?;
     let [node] = &record.unknown_nodes[..] else { anyhow::bail!("{record:?}") };
     ensure!((node.node_id.as_str(), node.attempt, node.unsettled.len()) == ("post", 1, 1), "{node:?}");
     ensure!(node.unsettled[0] == format!("{id}/post/1/intended"), "{node:?}");
@@ -109,6 +120,7 @@ async fn a_post_whose_worker_died_waits_for_an_operator() -> anyhow::Result<()> 
     ensure!(venue.headers("/a", "idempotency-key") == [format!("{id}/post")], "{:?}", venue.headers("/a", "idempotency-key"));
     let again = caller.call(&["executions", "resolve", &id, "post", "--repeat"]).await?;
     ensure!(again.code == Some(5) && again.err.contains("has ended: completed"), "{again:?}");
+    counted(&metrics, 0.0).await?;
     site.done();
     Ok(())
 }
@@ -116,7 +128,7 @@ async fn a_post_whose_worker_died_waits_for_an_operator() -> anyhow::Result<()> 
 #[tokio::test]
 async fn an_idempotent_post_is_repeated_with_the_same_key_and_a_higher_token() -> anyhow::Result<()> {
     let venue = Venue::start(Mood::Ok).await?;
-    let mut site = dying("worker.effect_done").await?;
+    let mut site = dying("worker.effect_done", &["coordinator"]).await?;
     let id = site.submit(&posting("post", json!({ "idempotent": true }))?, "k", json!({ "url": format!("{}/a", venue.url) })).await?;
     let client = site.client.clone();
     let (record, events) = site.tending(checks::ended(&client, "k")).await?;
@@ -234,7 +246,7 @@ async fn what_is_refused_or_not_sent_fails_and_is_not_unknown() -> anyhow::Resul
     let definition = posting("post", json!({}))?;
     let refused = site.run(&definition, "refused", json!({ "url": venue.url })).await?;
     ensure!(refused.status == Status::Failed && refused.error_type.as_deref() == Some("HttpStatus"), "{refused:?}");
-    let nobody = haltline_tests::port::free();
+    let nobody = port::free();
     let (outcome, events) = {
         let outcome = site.run(&definition, "nobody", json!({ "url": format!("http://127.0.0.1:{nobody}") })).await?;
         (outcome, checks::ended(&site.client, "nobody").await?.1)
