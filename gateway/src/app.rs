@@ -16,7 +16,7 @@ use haltline_common::{
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{cached::Cached, fleet, halt::HaltView, hub::Hub, index::SharedIndex};
+use crate::{auth::Auth, cached::Cached, fleet, halt::HaltView, hub::Hub, index::SharedIndex};
 
 /// Shared state; cloned by reference.
 pub(crate) type App = Arc<Inner>;
@@ -25,6 +25,7 @@ pub(crate) type App = Arc<Inner>;
 pub(crate) struct Parts {
     pub link: Link,
     pub client: Client,
+    pub auth: Arc<Auth>,
     pub control: ControlWatch,
     pub halt: watch::Receiver<HaltView>,
     pub hub: Arc<Hub>,

@@ -2,6 +2,7 @@
 //! coordinators over NATS, follows the log with one tail, and shows the control flag as stored.
 
 mod app;
+mod auth;
 mod body;
 mod cached;
 mod fleet;
@@ -42,7 +43,8 @@ pub async fn run(link: Link, settings: GatewaySettings, listener: TcpListener, s
     let (index, _index_task) = index_tail::start(&link);
     let connections_max = settings.clients_max.saturating_add(HTTP_CONNECTIONS_MAX);
     let origins = Arc::new(origin::Origins::new(&settings, address.ip()));
-    let app = app::Inner::new(app::Parts { link, client, control, halt, hub, index, settings, stop: stop.clone() });
+    let auth = Arc::new(auth::Auth::open());
+    let app = app::Inner::new(app::Parts { link, client, auth, control, halt, hub, index, settings, stop: stop.clone() });
     let router = routes::router(app.clone(), origins);
     tracing::info!(%address, "gateway listening");
 

@@ -19,11 +19,12 @@ mod writer;
 
 use axum::{
     extract::{State, WebSocketUpgrade},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use haltline_client::{ApiError, Code};
 
-use crate::{app::App, problem::Problem};
+use crate::{app::App, auth::Denied, problem::Problem};
 
 /// The subprotocol.
 pub(crate) const PROTOCOL: &str = "haltline.v1.json";
@@ -50,6 +51,8 @@ pub(crate) mod close {
     pub(crate) const NO_PONG: u16 = 4012;
     /// Too many frames.
     pub(crate) const RATE: u16 = 4029;
+    /// The token is missing, wrong or over.
+    pub(crate) const BAD_TOKEN: u16 = 4501;
     /// No hello in time.
     pub(crate) const HELLO: u16 = 4508;
     /// A frame that is no JSON object with a known `t`.
@@ -59,7 +62,14 @@ pub(crate) mod close {
 }
 
 /// `GET /v1/ws`.
-pub(crate) async fn upgrade(State(app): State<App>, ws: WebSocketUpgrade) -> Response {
+pub(crate) async fn upgrade(State(app): State<App>, headers: HeaderMap, ws: WebSocketUpgrade) -> Response {
+    // Who is not known by a header may still say it in the first frame.
+    let principal = match app.auth.by_headers(&headers).await {
+        Ok(principal) => Some(principal),
+        Err(Denied::Missing) => None,
+        Err(Denied::Invalid(why)) => return Problem::new(StatusCode::UNAUTHORIZED, "Unauthenticated", &why).into_response(),
+        Err(Denied::Unavailable(why)) => return Problem::from(ApiError::new(Code::Unavailable, why)).into_response(),
+    };
     let Ok(permit) = app.room.clone().try_acquire_owned() else {
         let message =
             format!("as many clients as this gateway serves ({}) are connected; try another one or later", app.settings.clients_max);
@@ -75,7 +85,7 @@ pub(crate) async fn upgrade(State(app): State<App>, ws: WebSocketUpgrade) -> Res
     // Counted from here on, so that the stop waits for it.
     let token = app.sessions.token();
     ws.on_upgrade(move |socket| async move {
-        session::run(app, socket).await;
+        session::run(app, socket, principal).await;
         drop((permit, token));
     })
 }

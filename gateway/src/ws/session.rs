@@ -20,7 +20,7 @@ use super::{
     subscribe::caught_up,
     writer::{End, Writer},
 };
-use crate::{app::App, halt::HaltView, hub::Head};
+use crate::{app::App, auth::Principal, halt::HaltView, hub::Head};
 
 /// Within this time a client must greet.
 const HELLO: Duration = Duration::from_secs(5);
@@ -34,7 +34,7 @@ const UPSTREAM: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// Serves a socket until it ends.
-pub(super) async fn run(app: App, socket: WebSocket) {
+pub(super) async fn run(app: App, socket: WebSocket, principal: Option<Principal>) {
     metrics::WS_CLIENTS.set(app.sessions.len() as u64);
     let (sink, stream) = socket.split();
     let (tx, asked) = mpsc::channel(reader::QUEUE_MAX);
@@ -51,6 +51,7 @@ pub(super) async fn run(app: App, socket: WebSocket) {
         ping_at: now + PING,
         pong_by: None,
         failing: None,
+        principal,
         app,
     };
     let Err(end) = session.serve().await;
@@ -74,6 +75,8 @@ pub(super) struct Session {
     pong_by: Option<(Instant, Instant)>,
     /// Since when the log cannot be read.
     failing: Option<Instant>,
+    /// `None` until the hello, if no header told it.
+    principal: Option<Principal>,
 }
 
 /// Never returned: a session ends with an [`End`].
@@ -116,6 +119,9 @@ impl Session {
             Some(Asked::Close(code, reason)) => return Err(End::Close(code, reason)),
             Some(_) => return Err(End::Close(close::BAD_FRAME, "the first frame must be hello")),
             None => return Err(End::Gone),
+        }
+        if self.principal.as_ref().is_none_or(|p| self.app.auth.still(p).is_err()) {
+            return Err(End::Close(close::BAD_TOKEN, "a token is needed"));
         }
         let hub = self.app.hub.clone();
         let ready = async { self.head.wait_for(|_| hub.ready()).await.map(|h| *h) };
