@@ -4,6 +4,7 @@
 
 mod execution;
 mod golden;
+mod halt_model;
 mod model;
 mod plan;
 mod sim;

@@ -13,11 +13,12 @@
 #![allow(clippy::disallowed_methods, reason = "the environment chooses the size")]
 
 mod coordinator;
-mod search;
+pub mod search;
 mod state;
 mod steps;
 
-use search::{Found, search};
+use search::{Found, Model, Name, search};
+use state::State;
 
 /// How large the model is, and how often what can go wrong goes wrong at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,9 +92,31 @@ const CALM: Bounds = Bounds {
 /// One node, and nothing goes wrong; no task is lost, so none is looked for.
 const ONE_CAREFUL: Bounds = Bounds { one_node: true, acknowledges_void: false, sweep: Sweep::Off, ..CALM };
 
+/// The protocol within bounds, with or without a mistake.
+struct Protocol {
+    bounds: Bounds,
+    bug: Bug,
+}
+
+impl Model for Protocol {
+    type State = State;
+    fn first(&self) -> State {
+        State::new(self.bounds)
+    }
+    fn successors(&self, state: &State) -> Vec<(Name, State)> {
+        steps::successors(state, self.bug)
+    }
+    fn violation(&self, state: &State) -> Option<&'static str> {
+        state.violation()
+    }
+    fn finished(&self, state: &State) -> bool {
+        state.finished()
+    }
+}
+
 fn look(what: &str, bounds: Bounds, bug: Bug) -> Found {
     let began = std::time::Instant::now();
-    let found = search(bounds, bug);
+    let found = search(&Protocol { bounds, bug });
     println!("{what}: {} states, {} steps, {} ends, {:.1?}", found.states, found.steps, found.ends, began.elapsed());
     found
 }

@@ -5,10 +5,26 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    hash::{BuildHasher, RandomState},
+    fmt::Debug,
+    hash::{BuildHasher, Hash, RandomState},
 };
 
-use super::{Bounds, Bug, state::State, steps};
+/// A step: who does it, which one of them, and what.
+pub type Name = (&'static str, usize, &'static str);
+
+/// What is searched.
+pub trait Model {
+    /// Everything that there is at one moment.
+    type State: Hash + Debug;
+    /// Where it begins.
+    fn first(&self) -> Self::State;
+    /// Everything that can happen next.
+    fn successors(&self, state: &Self::State) -> Vec<(Name, Self::State)>;
+    /// What must not be in any state.
+    fn violation(&self, state: &Self::State) -> Option<&'static str>;
+    /// Whether it may stay so for ever.
+    fn finished(&self, state: &Self::State) -> bool;
+}
 
 /// What a test run has time for; more is an error, not a proof cut short.
 const STATES_MAX: usize = 3_000_000;
@@ -26,10 +42,10 @@ pub struct Found {
 }
 
 /// Looks at every state that can be reached, or up to the first that must not be.
-pub fn search(bounds: Bounds, bug: Bug) -> Found {
+pub fn search<M: Model>(model: &M) -> Found {
     // 64 bits: among ten million states two share a hash with a chance of one in 400,000.
     let hasher = RandomState::new();
-    let first = State::new(bounds);
+    let first = model.first();
     let root = hasher.hash_one(&first);
     let mut seen: HashMap<u64, (u64, u16)> = HashMap::from([(root, (root, 0))]);
     let (mut frontier, mut steps_taken, mut ends) = (vec![(root, first)], 0, 0);
@@ -40,11 +56,11 @@ pub fn search(bounds: Bounds, bug: Bug) -> Found {
         }
         let mut next = Vec::new();
         for (hash, state) in frontier {
-            let successors = steps::successors(&state, bug);
+            let successors = model.successors(&state);
             if successors.is_empty() {
                 ends += 1;
-                if !state.finished() {
-                    let wrong = Some(format!("stuck: nothing can happen any more\n{}", way(bounds, bug, &hasher, &seen, hash)));
+                if !model.finished(&state) {
+                    let wrong = Some(format!("stuck: nothing can happen any more\n{}", way(model, &hasher, &seen, hash)));
                     return found(&seen, steps_taken, ends, wrong);
                 }
             }
@@ -53,8 +69,8 @@ pub fn search(bounds: Bounds, bug: Bug) -> Found {
                 let to = hasher.hash_one(&successor);
                 let Entry::Vacant(new) = seen.entry(to) else { continue };
                 new.insert((hash, n as u16));
-                if let Some(why) = successor.violation() {
-                    let wrong = Some(format!("{why}\n{}", way(bounds, bug, &hasher, &seen, to)));
+                if let Some(why) = model.violation(&successor) {
+                    let wrong = Some(format!("{why}\n{}", way(model, &hasher, &seen, to)));
                     return found(&seen, steps_taken, ends, wrong);
                 }
                 next.push((to, successor));
@@ -66,17 +82,17 @@ pub fn search(bounds: Bounds, bug: Bug) -> Found {
 }
 
 /// How the state with this hash is reached, a line a step, and what it is.
-fn way(bounds: Bounds, bug: Bug, hasher: &RandomState, seen: &HashMap<u64, (u64, u16)>, mut hash: u64) -> String {
+fn way<M: Model>(model: &M, hasher: &RandomState, seen: &HashMap<u64, (u64, u16)>, mut hash: u64) -> String {
     let mut taken = Vec::new();
     while let Some((from, n)) = seen.get(&hash).filter(|(from, _)| *from != hash) {
         taken.push(*n);
         hash = *from;
     }
-    let mut state = State::new(bounds);
+    let mut state = model.first();
     debug_assert_eq!(hash, hasher.hash_one(&state));
     let mut text = String::new();
     for n in taken.into_iter().rev() {
-        let Some((name, next)) = steps::successors(&state, bug).into_iter().nth(usize::from(n)) else { break };
+        let Some((name, next)) = model.successors(&state).into_iter().nth(usize::from(n)) else { break };
         text.push_str(&format!("  {} {} {}\n", name.0, name.1, name.2));
         state = next;
     }

@@ -1,15 +1,12 @@
 //! What can happen next in a state: every process and the server take one step at a time, in any order.
 
 use super::{
-    Bug, coordinator,
+    Bug, Name, coordinator,
     state::{Entry, Phase, State, Task, Walk, accepted},
 };
 
 /// A step: who does what, and what it leads to.
 pub type Step = (Name, State);
-
-/// Who, which one of them, and what.
-pub type Name = (&'static str, usize, &'static str);
 
 /// More than the bounds allow.
 const DELIVERIES_MAX: u8 = 8;
