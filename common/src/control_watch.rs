@@ -8,7 +8,7 @@ use std::{
 
 use haltline_types::{
     Names,
-    control::{Flag, GLOBAL_KEY, Gate, Level},
+    control::{Flag, GLOBAL_KEY, Gate, Level, Scope},
 };
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -120,7 +120,7 @@ async fn follow(mut tail: Tail, tx: watch::Sender<Option<Flag>>) {
                 delivered = true;
                 let gone = m.headers.as_ref().is_some_and(kv::is_deletion);
                 let value = if gone { None } else { Some(&m.payload[..]) };
-                let flag = Flag::read(value, m.seq, Some(m.stored_at));
+                let flag = Flag::read(&Scope::Global, value, m.seq, Some(m.stored_at), None);
                 let before = tx.borrow().as_ref().map(|f| f.state);
                 if before != Some(flag.state) {
                     tracing::info!(

@@ -5,13 +5,12 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use haltline_types::{
     Names,
-    control::{ControlValue, Flag, GLOBAL_KEY, Level},
     error::{ApiError, Code},
     record::Record,
 };
 
 use crate::{
-    Link, clock,
+    Link,
     outbox::{Write, WriteError},
     publisher::Publisher,
 };
@@ -25,7 +24,7 @@ pub struct Entry {
     pub revision: u64,
 }
 
-fn unavailable(e: impl std::fmt::Display) -> ApiError {
+pub(crate) fn unavailable(e: impl std::fmt::Display) -> ApiError {
     ApiError::new(Code::Unavailable, format!("nats-server does not answer: {e}"))
 }
 
@@ -96,51 +95,4 @@ pub async fn record(link: &Link, execution_id: &str) -> Result<Option<(Record, u
     let record = serde_json::from_slice(&value)
         .map_err(|e| ApiError::new(Code::Internal, format!("the record of {execution_id} is malformed: {e}")))?;
     Ok(Some((record, entry.revision)))
-}
-
-/// The control flag as it is stored now.
-pub async fn flag(link: &Link) -> Result<Flag, ApiError> {
-    Ok(match get(link, &link.names.control_bucket(), GLOBAL_KEY).await? {
-        None => Flag::unreadable("the key halt.global is missing", 0, None),
-        Some(entry) => Flag::read(entry.value.as_deref(), entry.revision, None),
-    })
-}
-
-/// Tries that a change of the flag makes against concurrent changes.
-const SWAPS_MAX: usize = 10;
-
-/// Sets the control flag by compare-and-swap and gives what is stored then.
-///
-/// Raising always succeeds, and keeps a graver level that is there already. From a halt only
-/// `normal` leads out: `alert` does not re-enable anything.
-pub async fn set_flag(link: &Link, publisher: &Publisher, state: Level, reason: &str, by: &str) -> Result<Flag, ApiError> {
-    if reason.len() > haltline_types::limits::TEXT_BYTES_MAX {
-        return Err(ApiError::invalid("reason", "is longer than 1024 bytes"));
-    }
-    for _ in 0..SWAPS_MAX {
-        let current = flag(link).await?;
-        if !current.state.runs() && state == Level::Alert {
-            let message = format!("alert would lower {}; resume to normal first", current.state.as_str());
-            return Err(ApiError::new(Code::Conflict, message));
-        }
-        // A lesser halt never overwrites a graver one; only `normal` lowers.
-        let state = if state == Level::Normal { state } else { state.max(current.state) };
-        let reason = if current.state == state && !state.runs() && !current.reason.is_empty() && current.reason != reason {
-            let mut both = format!("{}; {reason}", current.reason);
-            both.truncate(both.floor_char_boundary(haltline_types::limits::TEXT_BYTES_MAX));
-            both
-        } else {
-            reason.to_owned()
-        };
-        let value = ControlValue { state, reason, by: by.to_owned(), at: Some(clock::now()), replaces: Some(current.revision) };
-        let json = serde_json::to_vec(&value).map_err(|e| ApiError::new(Code::Internal, e.to_string()))?;
-        match swap(publisher, &link.names.control_bucket(), GLOBAL_KEY, current.revision, json).await {
-            Ok(revision) => {
-                return Ok(Flag { state: value.state, reason: value.reason, by: value.by, at: value.at, revision });
-            }
-            Err(e) if e.code == Code::Conflict => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Err(ApiError::new(Code::Conflict, "the flag is being changed by others; nothing was written"))
 }

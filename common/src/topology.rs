@@ -221,7 +221,14 @@ pub async fn ensure(link: &Link, storage: &StorageSettings) -> Result<Vec<Change
 async fn first_flag(link: &Link, fresh: bool) -> Result<(), EnsureError> {
     let (state, reason) =
         if fresh { (Level::Normal, "first install") } else { (Level::Halt, "the control bucket was missing and had to be created again") };
-    let value = ControlValue { state, reason: reason.into(), by: "haltline ensure".into(), at: Some(clock::now()), replaces: Some(0) };
+    let value = ControlValue {
+        state,
+        reason: reason.into(),
+        by: "haltline ensure".into(),
+        verified: false,
+        at: Some(clock::now()),
+        replaces: Some(0),
+    };
     let subject = Names::kv_subject(&link.names.control_bucket(), GLOBAL_KEY);
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Nats-Expected-Last-Subject-Sequence", "0");

@@ -20,12 +20,7 @@ struct Transfer(Bank);
 #[async_trait::async_trait]
 impl Node for Transfer {
     fn describe(&self) -> NodeType {
-        NodeType {
-            name: "transfer".into(),
-            description: "moves an amount; outputs amount".into(),
-            effect: Effect::Acts,
-            required: vec!["amount".into()],
-        }
+        NodeType::new("transfer", Effect::OpensRisk).require(&["amount"]).describe("moves an amount; outputs amount")
     }
 
     async fn run(&self, ctx: &Context) -> Result<Outputs, NodeError> {

@@ -93,7 +93,7 @@ impl Registry {
     }
 
     fn insert(&mut self, described: NodeType, node: Arc<dyn Node>) {
-        if described.effect == Effect::Acts {
+        if described.effect != Effect::Observes && !described.computes_only {
             self.acting.insert(described.name.clone());
         }
         self.types.insert(described.name, node);

@@ -4,17 +4,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a node type does to the world outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Effect {
-    /// Nothing.
-    None,
-    /// Reads from outside.
-    Observes,
-    /// Changes something outside; what is undeclared counts as this.
-    Acts,
-}
+use crate::definition::{InputRef, NodeDef};
+pub use crate::effect::Effect;
 
 /// A node type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -23,28 +14,96 @@ pub struct NodeType {
     pub name: String,
     /// One line for people.
     pub description: String,
-    /// What it does outside.
+    /// What it does outside; what does not say counts as opening risk.
+    #[serde(default)]
     pub effect: Effect,
+    /// It does nothing outside at all, reads included: it has no door to the world and pays nothing for one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub computes_only: bool,
+    /// It runs while its scope is halted, as what cancels working orders does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allowed_while_halted: bool,
+    /// The venue its nodes act at, unless they name another.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub venue: String,
     /// Inputs and parameters that must be there, by input or by parameter.
     #[serde(default)]
     pub required: Vec<String>,
 }
 
-fn built_in(name: &str, effect: Effect, required: &[&str], description: &str) -> NodeType {
-    NodeType { name: name.into(), description: description.into(), effect, required: required.iter().map(|s| (*s).to_owned()).collect() }
+impl NodeType {
+    /// A type of that name and effect; the rest is empty.
+    pub fn new(name: impl Into<String>, effect: Effect) -> Self {
+        Self {
+            name: name.into(),
+            description: String::new(),
+            effect,
+            computes_only: false,
+            allowed_while_halted: false,
+            venue: String::new(),
+            required: Vec::new(),
+        }
+    }
+    /// The same, described in one line.
+    pub fn describe(self, description: &str) -> Self {
+        Self { description: description.into(), ..self }
+    }
+    /// The same, which needs these inputs or parameters.
+    pub fn require(self, names: &[&str]) -> Self {
+        Self { required: names.iter().map(|s| (*s).to_owned()).collect(), ..self }
+    }
+    /// The same, which does nothing outside.
+    pub fn computing(self) -> Self {
+        Self { computes_only: true, ..self }
+    }
+    /// The same, at that venue.
+    pub fn at(self, venue: &str) -> Self {
+        Self { venue: venue.into(), ..self }
+    }
+
+    /// What a node of this type does outside: what the node says, else what its type says. An `http`
+    /// request is known by its method; one whose method comes from an input opens risk.
+    pub fn effect_of(&self, node: &NodeDef) -> Effect {
+        if let Some(effect) = node.effect {
+            return effect;
+        }
+        if self.name != HTTP {
+            return self.effect;
+        }
+        let method = match node.inputs.get("method") {
+            Some(InputRef::Value(v)) => v.value.as_str(),
+            Some(_) => None,
+            None => Some(node.params.get("method").map_or("GET", |m| m.as_str().unwrap_or(""))),
+        };
+        match method.map(str::to_ascii_uppercase).as_deref() {
+            Some("GET" | "HEAD") => Effect::Observes,
+            _ => Effect::OpensRisk,
+        }
+    }
 }
+
+/// The type whose effect depends on its method.
+const HTTP: &str = "http";
 
 /// The types every worker has.
 pub fn built_in_types() -> Vec<NodeType> {
+    let computes = |name: &str, required: &[&str], description: &str| {
+        NodeType::new(name, Effect::Neutral).computing().require(required).describe(description)
+    };
     vec![
-        built_in("http", Effect::Acts, &["url"], "HTTP request; outputs status, body and what `extract` points at"),
-        built_in("static", Effect::None, &[], "gives its parameter `outputs`"),
-        built_in("threshold", Effect::None, &["value"], "passes if min <= value <= max; outputs pass, value"),
-        built_in("compare", Effect::None, &["left", "operator", "right"], "compares two values; outputs result"),
-        built_in("paper_order", Effect::Acts, &["market", "symbol", "side", "quantity"], "places an order on the paper market"),
-        built_in("log", Effect::None, &["message"], "writes a log line; outputs message"),
-        built_in("sleep", Effect::None, &["duration"], "waits; outputs slept_ms"),
-        built_in("fail", Effect::None, &[], "fails, for tests and drills: message, error_type, attempts"),
+        NodeType::new(HTTP, Effect::OpensRisk)
+            .require(&["url"])
+            .describe("HTTP request; outputs status, body and what `extract` points at; GET and HEAD observe, everything else opens risk"),
+        computes("static", &[], "gives its parameter `outputs`"),
+        computes("threshold", &["value"], "passes if min <= value <= max; outputs pass, value"),
+        computes("compare", &["left", "operator", "right"], "compares two values; outputs result"),
+        NodeType::new("paper_order", Effect::OpensRisk)
+            .at("paper")
+            .require(&["market", "symbol", "side", "quantity"])
+            .describe("places an order on the paper market"),
+        computes("log", &["message"], "writes a log line; outputs message"),
+        computes("sleep", &["duration"], "waits; outputs slept_ms"),
+        computes("fail", &[], "fails, for tests and drills: message, error_type, attempts"),
     ]
 }
 

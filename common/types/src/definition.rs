@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::Millis;
+use crate::{Effect, Millis, control::OnHalt};
 
 /// A workflow: an immutable version of a directed acyclic graph of nodes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +32,10 @@ pub struct Definition {
     /// How long an execution may take (default 30d); then it ends as `timed_out`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Millis>,
+    /// What a halt of its scope means for an execution that runs: `abort` or `hold`. By default `abort` if
+    /// it has a node that a halt refuses; without such a node it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_halt: Option<OnHalt>,
     /// The nodes, in any order.
     pub nodes: Vec<NodeDef>,
     /// Carried for editors, not interpreted.
@@ -63,6 +67,15 @@ pub struct NodeDef {
     /// Nodes that must have completed first, besides those that inputs name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<String>,
+    /// What it does outside, where that is not what its type says: as an `http` POST that only asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effect: Option<Effect>,
+    /// It may run while its scope is halted, as what cancels orders; never during a shutdown.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allowed_while_halted: bool,
+    /// The venue it acts at, for halts of a venue (default: its type's).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub venue: String,
     /// How long one attempt may run (default 30s).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Millis>,
@@ -171,6 +184,21 @@ pub fn look_up<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
 }
 
 impl Definition {
+    /// A workflow of those nodes, and nothing else.
+    pub fn new(id: impl Into<String>, version: impl Into<String>, nodes: Vec<NodeDef>) -> Self {
+        Self {
+            id: id.into(),
+            name: String::new(),
+            version: version.into(),
+            description: String::new(),
+            bot_id: String::new(),
+            strategy_id: String::new(),
+            timeout: None,
+            on_halt: None,
+            nodes,
+            ui: Value::Null,
+        }
+    }
     /// The name for people.
     pub fn title(&self) -> &str {
         if self.name.is_empty() { &self.id } else { &self.name }
@@ -182,6 +210,25 @@ impl Definition {
 }
 
 impl NodeDef {
+    /// A node of that id and type, and nothing else.
+    pub fn new(id: impl Into<String>, kind: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            name: String::new(),
+            category: String::new(),
+            kind: kind.into(),
+            params: serde_json::Map::new(),
+            inputs: BTreeMap::new(),
+            depends_on: Vec::new(),
+            effect: None,
+            allowed_while_halted: false,
+            venue: String::new(),
+            timeout: None,
+            retry: None,
+            on_error: OnError::Fail,
+            ui: Value::Null,
+        }
+    }
     /// The name for people.
     pub fn title(&self) -> &str {
         if self.name.is_empty() { &self.id } else { &self.name }

@@ -5,6 +5,7 @@
 pub mod catalog;
 pub mod control;
 pub mod definition;
+pub mod effect;
 pub mod error;
 pub mod event;
 pub mod ids;
@@ -18,6 +19,7 @@ pub mod task;
 pub mod timestamp;
 pub mod worker;
 
+pub use effect::Effect;
 pub use millis::Millis;
 pub use names::Names;
 pub use timestamp::Timestamp;

@@ -32,6 +32,8 @@ pub const SEGMENT_NODES_MAX: usize = 16;
 pub const ID_BYTES_MAX: usize = 128;
 /// Bytes of a node's name, a reason, or other text for people.
 pub const TEXT_BYTES_MAX: usize = 1024;
+/// Bytes of the reasons that a control value keeps together: the first and the latest.
+pub const REASONS_BYTES_MAX: usize = 4 * TEXT_BYTES_MAX;
 /// Bytes of a submission key.
 pub const KEY_BYTES_MAX: usize = 256;
 /// Nodes with an unknown outcome that a record names; the others follow once these are resolved.

@@ -64,6 +64,7 @@ pub(crate) async fn refresh(app: &App) {
             Level::Halt => 2,
             Level::Shutdown => 3,
             Level::Hold => 4,
+            Level::Reducing => 5,
         });
     }
 }

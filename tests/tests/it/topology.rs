@@ -13,7 +13,10 @@ use haltline_common::{
     config::StorageSettings,
     js,
     topology::{self, Change, EnsureError},
-    types::{Millis, Names, control::Level},
+    types::{
+        Millis, Names,
+        control::{Level, Scope},
+    },
 };
 use haltline_server::{Launch, spawn_bound};
 use haltline_tests::{Caller, Site, checks, folder::Folder, nats, port, shapes, soon, until};
@@ -58,7 +61,7 @@ async fn ensure_is_idempotent_and_repairs() -> anyhow::Result<()> {
     let (a, b) = (Link::connect(&site.nats.url(), names.clone(), "a").await?, Link::connect(&site.nats.url(), names, "b").await?);
     tokio::try_join!(topology::ensure(&a, &storage), topology::ensure(&b, &storage))?;
     ensure!(topology::ensure(&a, &storage).await?.is_empty(), "two at once left something to do");
-    ensure!(haltline_common::kv::flag(&a).await?.state == Level::Normal, "the first flag is not normal");
+    ensure!(haltline_common::control::read(&a, &Scope::Global).await?.state == Level::Normal, "the first flag is not normal");
     site.done();
     Ok(())
 }

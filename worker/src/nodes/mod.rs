@@ -40,12 +40,7 @@ pub fn built_in() -> Vec<Arc<dyn Node>> {
 
 /// The catalog's entry of that name. One that is not there counts as acting, as everything undeclared.
 fn described(name: &str) -> NodeType {
-    built_in_types().into_iter().find(|t| t.name == name).unwrap_or_else(|| NodeType {
-        name: name.into(),
-        description: String::new(),
-        effect: Effect::Acts,
-        required: Vec::new(),
-    })
+    built_in_types().into_iter().find(|t| t.name == name).unwrap_or_else(|| NodeType::new(name, Effect::OpensRisk))
 }
 
 #[cfg(test)]

@@ -118,7 +118,7 @@ fn run(plan: &Arc<Plan>, rng: &mut Rng, segments: bool, halt_at: Option<usize>) 
         execution: execution.clone(),
     };
     let mut open: Vec<Task> = Vec::new();
-    let flag = Flag { state: Level::Halt, reason: "r".into(), by: "b".into(), at: None, revision: 2 };
+    let flag = Flag { state: Level::Halt, reason: "r".into(), by: "b".into(), revision: 2, ..Flag::default() };
     loop {
         for output in execution.decide(true, segments) {
             match output {

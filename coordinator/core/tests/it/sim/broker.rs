@@ -236,7 +236,7 @@ impl World {
     pub fn set_flag(&mut self, runs: bool) {
         let revision = self.server.flag.as_ref().map_or(0, |f| f.revision) + 1;
         let state = if runs { Level::Normal } else { Level::Halt };
-        let flag = Flag { state, reason: "drill".into(), by: "sim".into(), at: None, revision };
+        let flag = Flag { state, reason: "drill".into(), by: "sim".into(), revision, ..Flag::default() };
         self.note(|| format!("flag {state:?}"));
         self.server.flag = Some(flag.clone());
         let conns: Vec<ConnId> = self.server.flags.iter().map(|s| s.conn).collect();

@@ -12,26 +12,15 @@ use serde_json::json;
 
 /// Types of the simulation: their names say what they do.
 pub fn types() -> Vec<NodeType> {
-    ["give", "flaky", "fail", "order"]
-        .iter()
-        .map(|n| NodeType { name: (*n).into(), description: String::new(), effect: Effect::Acts, required: Vec::new() })
-        .collect()
+    ["give", "flaky", "fail", "order"].iter().map(|n| NodeType::new(*n, Effect::OpensRisk)).collect()
 }
 
 /// A node that depends on others by their output `out`.
 pub fn node(id: &str, kind: &str, deps: &[&str]) -> NodeDef {
     NodeDef {
-        id: id.into(),
-        name: String::new(),
-        category: String::new(),
-        kind: kind.into(),
-        params: serde_json::Map::new(),
         inputs: deps.iter().map(|d| ((*d).to_owned(), InputRef::Node(NodeRef { node: (*d).into(), output: "out".into() }))).collect(),
-        depends_on: Vec::new(),
-        timeout: None,
         retry: Some(RetryPolicy { attempts: 4, delay: Millis(20), factor: 1.0 }),
-        on_error: OnError::Fail,
-        ui: serde_json::Value::Null,
+        ..NodeDef::new(id, kind)
     }
 }
 
@@ -52,17 +41,7 @@ pub fn after(id: &str, kind: &str, deps: &[&str]) -> NodeDef {
 
 /// A definition of nodes.
 pub fn definition(id: &str, nodes: Vec<NodeDef>) -> Definition {
-    Definition {
-        id: id.into(),
-        name: String::new(),
-        version: "1".into(),
-        description: String::new(),
-        bot_id: String::new(),
-        strategy_id: String::new(),
-        timeout: None,
-        nodes,
-        ui: json!(null),
-    }
+    Definition::new(id, "1", nodes)
 }
 
 /// The workflow that always skips nodes.

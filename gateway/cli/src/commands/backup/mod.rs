@@ -9,8 +9,8 @@ pub mod restore;
 use std::{collections::HashSet, hash::BuildHasher, path::PathBuf};
 
 use haltline_common::{
-    Link, clock, kv, topology,
-    types::{Names, error::ApiError},
+    Link, clock, control, topology,
+    types::{Names, control::Scope, error::ApiError},
 };
 
 use self::{
@@ -70,7 +70,7 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
 async fn take(link: &Link, args: &Args) -> anyhow::Result<Manifest> {
     let names = &link.names;
     let taken_at = clock::now();
-    let flag = kv::flag(link).await?;
+    let flag = control::read(link, &Scope::Global).await?;
     let bucket = |b: String| Names::bucket_stream(&b);
     let mut done = Vec::new();
     done.push(copy(link, &bucket(names.checkpoints_bucket()), &args.to, Upto::EveryKey, |_| true).await?);

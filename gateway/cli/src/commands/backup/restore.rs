@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use haltline_common::{
-    Link, clock, js, kv,
+    Link, clock, control, js, kv,
     publisher::Publisher,
     topology,
     types::{
         Names,
-        control::{ControlValue, GLOBAL_KEY, Level},
+        control::{ControlValue, GLOBAL_KEY, Level, Scope},
         error::{ApiError, Code},
         limits::TEXT_BYTES_MAX,
     },
@@ -63,7 +63,7 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     }
     topology::ensure(&link, &context.settings.storage).await?;
     if context.json {
-        output::json(&json!({ "restored": manifest, "flag": kv::flag(&link).await? }));
+        output::json(&json!({ "restored": manifest, "flag": control::read(&link, &Scope::Global).await? }));
         return Ok(0);
     }
     output::line(format_args!("restored {} as of {}", manifest.namespace, manifest.taken_at));
@@ -118,14 +118,21 @@ async fn restore(link: &Link, dir: &Path, manifest: &Manifest, replicas: usize, 
 
 /// Makes everything wait, whatever the flag said when the backup was taken.
 async fn hold(link: &Link, manifest: &Manifest, by: &str) -> anyhow::Result<()> {
-    let stored = kv::flag(link).await?;
+    let stored = control::read(link, &Scope::Global).await?;
     let mut reason = format!(
         "restored from a backup of {}; nothing goes on until `haltline resume --reason ...`; the flag was {}",
         manifest.taken_at,
         stored.sentence()
     );
     reason.truncate(reason.floor_char_boundary(TEXT_BYTES_MAX));
-    let value = ControlValue { state: Level::Hold, reason, by: by.into(), at: Some(clock::now()), replaces: Some(stored.revision) };
+    let value = ControlValue {
+        state: Level::Hold,
+        reason,
+        by: by.into(),
+        verified: false,
+        at: Some(clock::now()),
+        replaces: Some(stored.revision),
+    };
     let publisher = Publisher::start(link).await?;
     kv::swap(&publisher, &link.names.control_bucket(), GLOBAL_KEY, stored.revision, serde_json::to_vec(&value)?).await?;
     Ok(())

@@ -1,12 +1,12 @@
 //! What bench runs: trivial nodes in a shape, so that what is measured is Haltline.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use haltline_common::types::{
-    definition::{Definition, InputRef, LiteralRef, NodeDef, NodeRef, OnError},
+    definition::{Definition, InputRef, LiteralRef, NodeDef, NodeRef},
     limits::NODES_MAX,
 };
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 /// How the nodes hang together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,32 +79,14 @@ pub fn definition(shape: Shape, payload: usize) -> Definition {
         }
     };
     Definition {
-        id: "bench".into(),
-        name: String::new(),
-        version: format!("{}-{payload}", shape.to_string().replace(':', "")),
-        description: String::new(),
         bot_id: "bench-bot".into(),
         strategy_id: "bench-strategy".into(),
-        timeout: None,
-        nodes,
-        ui: Value::Null,
+        ..Definition::new("bench", format!("{}-{payload}", shape.to_string().replace(':', "")), nodes)
     }
 }
 
 fn node(id: &str, category: &str, kind: &str) -> NodeDef {
-    NodeDef {
-        id: id.into(),
-        name: String::new(),
-        category: category.into(),
-        kind: kind.into(),
-        params: Map::new(),
-        inputs: BTreeMap::new(),
-        depends_on: Vec::new(),
-        timeout: None,
-        retry: None,
-        on_error: OnError::Fail,
-        ui: Value::Null,
-    }
+    NodeDef { category: category.into(), ..NodeDef::new(id, kind) }
 }
 
 /// A node that says nothing but what it waits for.

@@ -2,8 +2,9 @@
 
 use haltline_client::Client;
 use haltline_common::{
-    Link, js, kv,
+    Link, control, js,
     topology::{SERVER_MIN, parse_version},
+    types::control::Scope,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -70,7 +71,7 @@ pub async fn jetstream(link: &Link, findings: &mut Vec<Finding>) -> bool {
 
 /// The flag, coordinators and workers.
 pub async fn services(link: &Link, findings: &mut Vec<Finding>) {
-    findings.push(match kv::flag(link).await {
+    findings.push(match control::read(link, &Scope::Global).await {
         Ok(flag) if flag.state.runs() => Finding::new(Level::Ok, "control flag", flag.sentence()),
         Ok(flag) => Finding::new(Level::Warn, "control flag", format!("{}; no node starts", flag.sentence())),
         Err(e) => Finding::new(Level::Fail, "control flag", format!("cannot be read, so nothing runs: {}", e.message)),

@@ -15,11 +15,14 @@ use haltline_client::Client;
 use haltline_common::{
     Link,
     config::StorageSettings,
-    kv,
+    control,
     planted::Bug,
     publisher::Publisher,
     topology,
-    types::{Names, control::Level},
+    types::{
+        Names,
+        control::{Level, Scope},
+    },
 };
 use haltline_server::{Bound, Cluster, Launch, Options, find_or_fetch, port, spawn_bound};
 use serde_json::Value;
@@ -247,9 +250,9 @@ impl Fleet {
     /// Gives the flag a past: whoever reads it from its beginning meets halts.
     async fn past(&self) -> anyhow::Result<()> {
         let link = self.link().await?;
-        let publisher = Publisher::start(&link).await?;
+        let _publisher = Publisher::start(&link).await?;
         for level in [Level::Halt, Level::Normal].repeat(PAST_HALTS) {
-            kv::set_flag(&link, &publisher, level, "before the torture", "torture").await?;
+            control::set(&link, &Scope::Global, level, "torture", "before the torture").await?;
         }
         Ok(())
     }
