@@ -67,7 +67,13 @@ async fn whatever_is_no_allowance_refuses() -> anyhow::Result<()> {
         ensure!(told.code == Some(3) && told.out.contains("EmergencyHalted"), "{what}: {told:?}");
         ensure!(site.caller().call(&["status", "--json"]).await?.code == Some(3), "{what}: status");
 
-        let told = site.caller().call(&["resume", "--reason", "next value", "--by", "test"]).await?;
+        let resume = ["resume", "--reason", "next value", "--by", "test"];
+        if flag.state == Level::Shutdown {
+            // Only a second confirmation leads out.
+            ensure!(site.caller().call(&resume).await?.code != Some(0), "{what}: left without a confirmation");
+            ensure!(site.client.flag().await?.state == Level::Shutdown, "{what}: the refused resume changed something");
+        }
+        let told = site.caller().call(&[&resume[..], &["--confirm", "global"]].concat()).await?;
         ensure!(told.code == Some(0), "{what}: {told:?}");
         let good = until("a run is accepted again", Duration::from_secs(10), async || {
             match site.client.submit(shapes::submission(&chain, &format!("good-{n}"), site.trading())).await {
