@@ -16,7 +16,7 @@ use haltline_common::{
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{auth::Auth, cached::Cached, fleet, halt::HaltView, hub::Hub, index::SharedIndex};
+use crate::{auth::Auth, cached::Cached, fleet, halt::HaltView, hub::Hub, index::SharedIndex, origin::Origins};
 
 /// Shared state; cloned by reference.
 pub(crate) type App = Arc<Inner>;
@@ -30,6 +30,7 @@ pub(crate) struct Parts {
     pub halt: watch::Receiver<HaltView>,
     pub hub: Arc<Hub>,
     pub index: Arc<SharedIndex>,
+    pub origins: Arc<Origins>,
     pub settings: GatewaySettings,
     pub stop: CancellationToken,
 }

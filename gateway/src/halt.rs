@@ -4,8 +4,13 @@ use std::time::Duration;
 
 use haltline_common::{
     control_watch::ControlWatch,
-    types::control::{Flag, Gate, Level},
+    types::{
+        Timestamp,
+        control::{Flag, Gate, Level},
+    },
 };
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -23,6 +28,22 @@ pub(crate) struct HaltView {
 }
 
 impl HaltView {
+    /// For answers.
+    pub fn shown(&self) -> Halt {
+        match &self.flag {
+            Some(f) => Halt {
+                scope: "global",
+                state: f.state.as_str(),
+                rev: Some(f.revision),
+                by: Some(f.by.clone()),
+                reason: Some(f.reason.clone()),
+                ts: f.at,
+                sure: self.unsure.is_none(),
+            },
+            None => Halt { scope: "global", state: "unknown", rev: None, by: None, reason: self.unsure.clone(), ts: None, sure: false },
+        }
+    }
+
     /// For frames and answers: state `unknown` while it has not been read.
     pub fn json(&self) -> Value {
         match &self.flag {
@@ -33,6 +54,25 @@ impl HaltView {
             None => json!({ "scope": "global", "state": "unknown", "sure": false, "reason": self.unsure }),
         }
     }
+}
+
+/// The same as answers show it.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(crate) struct Halt {
+    /// What it covers.
+    scope: &'static str,
+    /// The level; `unknown` while it has not been read.
+    state: &'static str,
+    /// Its revision.
+    rev: Option<u64>,
+    /// Who set it.
+    by: Option<String>,
+    /// Why; or why it is not certain.
+    reason: Option<String>,
+    /// When.
+    ts: Option<Timestamp>,
+    /// Whether this is certain now.
+    sure: bool,
 }
 
 /// Follows the flag; the task ends when its handle is dropped.

@@ -9,7 +9,9 @@ use std::{
     },
 };
 
+use haltline_client::ApiError;
 use haltline_common::types::{Timestamp, record::Status};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Summaries kept: about 15 MB; older executions stay readable by id. What is written least
@@ -19,7 +21,7 @@ pub(crate) const SUMMARIES_MAX: usize = 20_000;
 const TEXT_MAX: usize = 300;
 
 /// What a list shows of an execution.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Summary {
     pub execution_id: String,
     pub workflow_id: String,
@@ -50,23 +52,92 @@ pub(crate) struct Summary {
     pub reason: Option<String>,
 }
 
-/// What a list is asked for; `None` matches everything.
+/// What a list is asked for: filters AND, values of one filter OR; an empty filter matches everything.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
-    pub workflow_id: Option<String>,
-    pub bot_id: Option<String>,
-    pub strategy_id: Option<String>,
-    pub status: Option<Status>,
+    pub workflows: Vec<String>,
+    pub bots: Vec<String>,
+    pub strategies: Vec<String>,
+    pub statuses: Vec<Status>,
+    /// Started at or after.
+    pub since: Option<Timestamp>,
+    /// Started before.
+    pub until: Option<Timestamp>,
+    /// The id begins with this.
+    pub id: Option<String>,
 }
 
 impl Wanted {
     fn matches(&self, s: &Summary) -> bool {
-        let same = |want: &Option<String>, have: &str| want.as_deref().is_none_or(|w| w == have);
-        same(&self.workflow_id, &s.workflow_id)
-            && same(&self.bot_id, &s.bot_id)
-            && same(&self.strategy_id, &s.strategy_id)
-            && self.status.is_none_or(|w| w == s.status)
+        let one = |wanted: &[String], have: &str| wanted.is_empty() || wanted.iter().any(|w| w == have);
+        one(&self.workflows, &s.workflow_id)
+            && one(&self.bots, &s.bot_id)
+            && one(&self.strategies, &s.strategy_id)
+            && (self.statuses.is_empty() || self.statuses.contains(&s.status))
+            && self.since.is_none_or(|t| s.started_at >= t)
+            && self.until.is_none_or(|t| s.started_at < t)
+            && self.id.as_deref().is_none_or(|id| s.execution_id.starts_with(id))
     }
+}
+
+/// In which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Started last first.
+    Newest,
+    /// Started first first.
+    Oldest,
+}
+
+/// Where a page ended: the same in every gateway, and it does not move while executions come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Position {
+    /// When the last one was started, in milliseconds.
+    pub started: i64,
+    /// A digest of its id, to tell apart what was started at once.
+    pub tie: u64,
+}
+
+impl Position {
+    /// Of an execution.
+    pub fn of(s: &Summary) -> Self {
+        let digest = haltline_common::types::ids::digest(s.execution_id.as_bytes());
+        Self { started: s.started_at.0, tie: u64::from_str_radix(&digest, 16).unwrap_or_default() }
+    }
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:016x}", self.started, self.tie)
+    }
+}
+
+impl std::str::FromStr for Position {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let read = || {
+            let (started, tie) = text.split_once('.')?;
+            Some(Self { started: started.parse().ok()?, tie: u64::from_str_radix(tie, 16).ok()? })
+        };
+        read().ok_or("is not the `next` of a page")
+    }
+}
+
+/// Which page.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Page {
+    pub limit: usize,
+    pub order: Order,
+    pub after: Option<Position>,
+}
+
+/// A page.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub rows: Vec<Summary>,
+    /// Where the next page begins, if there may be one.
+    pub next: Option<Position>,
 }
 
 /// Summaries by the sequence of their record.
@@ -114,15 +185,18 @@ impl Index {
         self.by_seq.len()
     }
 
-    /// The matching ones, most recently written first.
-    pub fn list(&self, wanted: &Wanted, limit: usize) -> Vec<Summary> {
-        self.by_seq.values().rev().filter(|s| wanted.matches(s)).take(limit).cloned().collect()
-    }
-
-    /// The most recently started execution of a workflow.
-    pub fn latest(&self, workflow_id: &str) -> Option<String> {
-        let of = self.by_seq.values().filter(|s| s.workflow_id == workflow_id);
-        of.max_by_key(|s| s.started_at).map(|s| s.execution_id.clone())
+    /// A page of the matching ones.
+    pub fn list(&self, wanted: &Wanted, page: Page) -> Found {
+        let mut all: Vec<(Position, &Summary)> = self.by_seq.values().filter(|s| wanted.matches(s)).map(|s| (Position::of(s), s)).collect();
+        all.sort_by_key(|(p, _)| *p);
+        if page.order == Order::Newest {
+            all.reverse();
+        }
+        let later = |p: Position| page.after.is_none_or(|a| if page.order == Order::Newest { p < a } else { p > a });
+        let mut rest = all.into_iter().filter(|(p, _)| later(*p));
+        let rows: Vec<(Position, &Summary)> = rest.by_ref().take(page.limit).collect();
+        let next = rest.next().and(rows.last().map(|(p, _)| *p));
+        Found { rows: rows.into_iter().map(|(_, s)| s.clone()).collect(), next }
     }
 }
 
@@ -142,6 +216,20 @@ impl SharedIndex {
     /// Says so.
     pub fn set_ready(&self) {
         self.ready.store(true, Ordering::Release);
+    }
+    /// A page of what matches.
+    pub async fn list(&self, wanted: Wanted, page: Page) -> Result<Found, ApiError> {
+        Ok(self.read().list(&wanted, page))
+    }
+    /// How many there are.
+    pub fn len(&self) -> u64 {
+        self.read().len() as u64
+    }
+    /// How many there are of each status.
+    pub async fn counts(&self) -> Result<HashMap<Status, u64>, ApiError> {
+        let mut counts = HashMap::new();
+        self.read().by_seq.values().for_each(|s| *counts.entry(s.status).or_default() += 1);
+        Ok(counts)
     }
     /// Reads; a panic elsewhere leaves every map whole, so poisoning means nothing.
     pub fn read(&self) -> std::sync::RwLockReadGuard<'_, Index> {
@@ -188,14 +276,13 @@ mod tests {
         assert_eq!(index.len(), SUMMARIES_MAX);
         index.put(1_000_000, summary(100, Status::Completed));
         assert_eq!(index.len(), SUMMARIES_MAX);
-        let top = index.list(&Wanted::default(), 2);
-        assert_eq!(top[0].execution_id, "e100");
-        assert_eq!(top[0].error.as_ref().map(|e| e.chars().count()), Some(TEXT_MAX + 1));
-        let done = Wanted { status: Some(Status::Completed), ..Wanted::default() };
-        assert_eq!(index.list(&done, 10).len(), 1);
-        let wanted = Wanted { workflow_id: Some("w1".into()), ..Wanted::default() };
-        assert!(index.list(&wanted, 500).iter().all(|s| s.workflow_id == "w1"));
-        assert_eq!(index.latest("w1"), Some(format!("e{}", SUMMARIES_MAX + 9)));
+        let page = |limit| Page { limit, order: Order::Newest, after: None };
+        let done = Wanted { statuses: vec![Status::Completed], ..Wanted::default() };
+        let found = index.list(&done, page(10)).rows;
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].error.as_ref().map(|e| e.chars().count()), Some(TEXT_MAX + 1));
+        let wanted = Wanted { workflows: vec!["w1".into()], ..Wanted::default() };
+        assert!(index.list(&wanted, page(500)).rows.iter().all(|s| s.workflow_id == "w1"));
         index.remove("e100");
         assert_eq!(index.len(), SUMMARIES_MAX - 1);
     }

@@ -1,11 +1,12 @@
 //! Haltline's gateway: REST, a WebSocket that only reads, and a page. It decides nothing: it asks
 //! coordinators over NATS, follows the log with one tail, and shows the control flag as stored.
 
+mod api;
 mod app;
 mod auth;
-mod body;
 mod cached;
 mod fleet;
+mod guard;
 mod halt;
 mod hub;
 mod index;
@@ -44,8 +45,8 @@ pub async fn run(link: Link, settings: GatewaySettings, listener: TcpListener, s
     let connections_max = settings.clients_max.saturating_add(HTTP_CONNECTIONS_MAX);
     let origins = Arc::new(origin::Origins::new(&settings, address.ip()));
     let auth = Arc::new(auth::Auth::open());
-    let app = app::Inner::new(app::Parts { link, client, auth, control, halt, hub, index, settings, stop: stop.clone() });
-    let router = routes::router(app.clone(), origins);
+    let app = app::Inner::new(app::Parts { link, client, auth, control, halt, hub, index, origins, settings, stop: stop.clone() });
+    let router = routes::router(&app);
     tracing::info!(%address, "gateway listening");
 
     let serve = axum::serve(net::Limited::new(listener, connections_max), router).with_graceful_shutdown(stop.clone().cancelled_owned());

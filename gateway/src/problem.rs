@@ -1,7 +1,7 @@
 //! Errors on HTTP: problem+json (RFC 9457), also for what the router itself refuses.
 
 use axum::{
-    body::{Body, to_bytes},
+    body::to_bytes,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -12,6 +12,29 @@ use serde_json::{Map, Value, json};
 const CONTENT_TYPE: &str = "application/problem+json";
 /// Bytes read of a foreign error text; they are short sentences.
 const TEXT_MAX: usize = 8 * 1024;
+
+/// The form of an error, for the document. Members of an operation's own may follow.
+#[derive(schemars::JsonSchema)]
+#[schemars(rename = "Problem")]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(crate) struct Shape {
+    /// `urn:haltline:problem:` and the code.
+    r#type: String,
+    /// The status in words.
+    title: String,
+    /// The status.
+    status: u16,
+    /// What is wrong, for people.
+    detail: String,
+    /// What is wrong, for programs: stable.
+    code: String,
+    /// What it is about: a path into the body, a parameter, a header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    /// Whether the same request can succeed later.
+    #[serde(default)]
+    retryable: bool,
+}
 
 /// An error as it is answered.
 #[derive(Debug)]
@@ -114,18 +137,6 @@ pub(crate) async fn wrap(response: Response) -> Response {
 /// That there is no such execution.
 pub(crate) fn no_execution(id: &str) -> Problem {
     ApiError::new(Code::UnknownExecution, format!("there is no execution `{id}`")).into()
-}
-
-/// JSON with a status.
-pub(crate) fn json_response(status: StatusCode, value: &impl serde::Serialize) -> Response {
-    match serde_json::to_vec(value) {
-        Ok(bytes) => {
-            let mut response = (status, Body::from(bytes)).into_response();
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            response
-        }
-        Err(e) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal", e.to_string()).into_response(),
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -202,7 +203,7 @@ pub struct Event {
 }
 
 /// A node of whose side effect nobody knows whether it happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UnknownNode {
     /// The node.
     pub node_id: String,
@@ -226,7 +227,7 @@ pub struct SegmentResult {
 }
 
 /// What is the same on every event of an execution.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Correlation {
     /// The execution: the correlation id of every log line, event and key.
     pub execution_id: String,
@@ -389,7 +390,7 @@ pub enum CommandType {
 }
 
 /// What an operator found out about a side effect whose outcome is unknown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Resolution {
     /// It happened: the node completes with the outputs given.

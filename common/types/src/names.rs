@@ -218,6 +218,14 @@ impl Names {
     pub fn definition_key(workflow_id: &str, version: &str) -> String {
         format!("{}.v.{}", token(workflow_id), token(version))
     }
+    /// Keys of all versions of a definition.
+    pub fn definitions_of(workflow_id: &str) -> String {
+        format!("{}.v.*", token(workflow_id))
+    }
+    /// The version whose definition has this subject.
+    pub fn version_of(subject: &str) -> Option<String> {
+        untoken(subject.rsplit('.').next()?)
+    }
     /// Key of the pointer to a workflow's latest version.
     pub fn latest_key(workflow_id: &str) -> String {
         format!("{}.latest", token(workflow_id))

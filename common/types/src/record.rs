@@ -1,6 +1,7 @@
 //! Records: an execution's entry in the executions bucket. Written at acceptance and at the end by
 //! compare-and-swap, in between as a progress note. One line of JSON that people read.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -10,7 +11,7 @@ use crate::{
 };
 
 /// Where an execution stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Accepted and not ended.
@@ -76,7 +77,7 @@ impl std::str::FromStr for Status {
 }
 
 /// A node that failed and whose `on_error` let the execution go on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FailedNode {
     /// The node.
     pub node_id: String,
@@ -89,7 +90,7 @@ pub struct FailedNode {
 }
 
 /// An execution's record.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
     /// Version of this shape.
     pub v: u32,
@@ -161,7 +162,7 @@ pub struct Record {
 }
 
 /// What a client sees of an ended or running execution: the answer of `execute`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
     /// The execution.
     pub execution_id: String,

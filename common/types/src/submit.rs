@@ -1,6 +1,7 @@
 //! What clients ask of a coordinator, by request and reply on core NATS. The client repeats an
 //! unanswered request with the same key; that finds the same execution.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -118,7 +119,7 @@ pub enum Reply {
 }
 
 /// An accepted request.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Accepted {
     /// The execution.
     pub execution_id: String,

@@ -1,11 +1,12 @@
 //! What workers tell about themselves: presence, and the node types they run.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
 
 /// A worker's entry in the workers bucket; it expires when the worker stops renewing it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Presence {
     /// Its id, also the key.
     pub worker_id: String,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use haltline_common::{
     Link, kv,
-    tail::{self, Item, Start, Tail},
+    tail::{self, Item, Message, Start, Tail},
 };
 
 use crate::{ApiError, unavailable};
@@ -21,17 +21,31 @@ pub(crate) async fn values(
     start: Start,
     mut take: impl FnMut(u64, &[u8]) -> bool,
 ) -> Result<(), ApiError> {
+    messages(link, stream, filter, start, false, |m| take(m.seq, &m.payload)).await
+}
+
+/// The subjects of up to `max` entries.
+pub(crate) async fn subjects(link: &Link, stream: String, filter: String, max: usize) -> Result<Vec<String>, ApiError> {
+    let mut found = Vec::new();
+    messages(link, stream, filter, Start::LastPerSubject, true, |m| {
+        found.push(m.subject.to_string());
+        found.len() < max
+    })
+    .await?;
+    Ok(found)
+}
+
+async fn messages(
+    link: &Link,
+    stream: String,
+    filter: String,
+    start: Start,
+    headers_only: bool,
+    mut take: impl FnMut(&Message) -> bool,
+) -> Result<(), ApiError> {
     let mut tail = Tail::start(
         link,
-        tail::Options {
-            stream,
-            filter,
-            start,
-            heartbeat: Duration::from_secs(2),
-            buffer: 1024,
-            reader: "scan".into(),
-            headers_only: false,
-        },
+        tail::Options { stream, filter, start, heartbeat: Duration::from_secs(2), buffer: 1024, reader: "scan".into(), headers_only },
     );
     let mut trouble = String::new();
     let read = async {
@@ -45,7 +59,7 @@ pub(crate) async fn values(
                 match item {
                     Item::Message(m) => {
                         let gone = m.headers.as_ref().is_some_and(kv::is_deletion);
-                        if !gone && !take(m.seq, &m.payload) {
+                        if !gone && !take(m) {
                             return Ok(());
                         }
                     }

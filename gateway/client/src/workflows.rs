@@ -14,8 +14,11 @@ use haltline_common::tail::Start;
 /// Workflows listed at most: what one answer can carry and a person still search.
 const WORKFLOWS_MAX: usize = 10_000;
 
+/// Versions listed at most, the oldest of them.
+const VERSIONS_MAX: usize = 10_000;
+
 /// A workflow in a list: its id and what its pointer to the latest version says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct WorkflowSummary {
     /// Its id.
     pub id: String,
@@ -68,6 +71,28 @@ impl Client {
             None => definitions::latest_version(link, id).await?.ok_or_else(|| unknown(""))?,
         };
         definitions::get(link, id, &version).await?.ok_or_else(|| unknown(&format!(" in version `{version}`")))
+    }
+
+    /// The latest version of a workflow and all its versions, in the order in which they were stored.
+    ///
+    /// # Errors
+    /// `UnknownWorkflow`, `Unavailable`.
+    pub async fn versions(&self, id: &str) -> Result<(String, Vec<String>), ApiError> {
+        let link = &self.shared.link;
+        let unknown = || ApiError::new(Code::UnknownWorkflow, format!("there is no workflow `{id}`"));
+        let latest = definitions::latest_version(link, id).await?.ok_or_else(unknown)?;
+        let bucket = link.names.definitions_bucket();
+        let filter = Names::kv_subject(&bucket, &Names::definitions_of(id));
+        // Their subjects say all: a definition can have hundreds of kilobytes.
+        let mut versions = scan::subjects(link, Names::bucket_stream(&bucket), filter, VERSIONS_MAX).await?;
+        versions.retain_mut(|subject| match Names::version_of(subject) {
+            Some(version) => {
+                *subject = version;
+                true
+            }
+            None => false,
+        });
+        Ok((latest, versions))
     }
 
     /// All workflows by id, up to 10,000.

@@ -3,12 +3,19 @@
 //! want.
 #![allow(dead_code, unused_imports, reason = "REST and the event stream begin to use it")]
 
+mod need;
 mod principal;
+mod who;
 
 use axum::http::HeaderMap;
 use tokio::sync::watch;
 
+pub(crate) use need::Need;
 pub(crate) use principal::{Principal, Role, Scopes};
+pub(crate) use who::Who;
+
+/// The cookie of somebody who logged in by the page.
+pub(crate) const COOKIE: &str = "haltline_session";
 
 /// Why somebody is not let in.
 #[derive(Clone, Debug, PartialEq, Eq)]

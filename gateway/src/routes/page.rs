@@ -5,6 +5,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+use crate::{api::Api, auth::Need};
+
+/// Adds them: they hold nothing that needs a token, and ask for one.
+pub(super) fn add(api: &mut Api) {
+    api.page("/", index, Need::Nothing).page("/app.js", script, Need::Nothing).page("/app.css", style, Need::Nothing);
+}
+
 fn file(kind: &'static str, text: &'static str) -> Response {
     let mut response = text.into_response();
     let headers = response.headers_mut();
@@ -14,17 +21,14 @@ fn file(kind: &'static str, text: &'static str) -> Response {
     response
 }
 
-/// `GET /`.
-pub(super) async fn index() -> Response {
+async fn index() -> Response {
     file("text/html; charset=utf-8", include_str!("../page/index.html"))
 }
 
-/// `GET /app.js`.
-pub(super) async fn script() -> Response {
+async fn script() -> Response {
     file("text/javascript; charset=utf-8", include_str!("../page/app.js"))
 }
 
-/// `GET /app.css`.
-pub(super) async fn style() -> Response {
+async fn style() -> Response {
     file("text/css; charset=utf-8", include_str!("../page/app.css"))
 }

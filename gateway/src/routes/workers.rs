@@ -1,19 +1,44 @@
 //! `/v1/workers` and `/v1/node-types`.
 
-use axum::{extract::State, http::StatusCode, response::Response};
-use serde_json::json;
+use axum::extract::State;
+use haltline_common::types::{catalog::NodeType, worker::Presence};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::{
+    api::{Api, Op, Reply},
     app::App,
-    problem::{Problem, json_response},
+    auth::{Need, Who},
+    problem::Problem,
 };
 
-/// `GET /v1/workers`: workers that showed a sign of life within ten seconds.
-pub(super) async fn workers(State(app): State<App>) -> Result<Response, Problem> {
-    Ok(json_response(StatusCode::OK, &json!({ "workers": app.workers().await? })))
+/// Adds them.
+pub(super) fn add(api: &mut Api) {
+    api.get("/v1/workers", workers, Op::new("listWorkers", Need::VIEWER, "Workers that showed a sign of life within ten seconds.")).get(
+        "/v1/node-types",
+        types,
+        Op::new("listNodeTypes", Need::VIEWER, "What nodes can be."),
+    );
 }
 
-/// `GET /v1/node-types`: what nodes can be.
-pub(super) async fn types(State(app): State<App>) -> Result<Response, Problem> {
-    Ok(json_response(StatusCode::OK, &json!({ "node_types": app.types().await? })))
+/// Workers.
+#[derive(Serialize, JsonSchema)]
+struct Workers {
+    /// By id.
+    workers: Vec<Presence>,
+}
+
+/// Node types.
+#[derive(Serialize, JsonSchema)]
+struct NodeTypes {
+    /// The built-in ones first.
+    node_types: Vec<NodeType>,
+}
+
+async fn workers(State(app): State<App>, _: Who) -> Result<Reply<Workers>, Problem> {
+    Ok(Reply::ok(Workers { workers: app.workers().await? }))
+}
+
+async fn types(State(app): State<App>, _: Who) -> Result<Reply<NodeTypes>, Problem> {
+    Ok(Reply::ok(NodeTypes { node_types: app.types().await? }))
 }

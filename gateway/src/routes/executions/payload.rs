@@ -1,0 +1,116 @@
+//! Payloads by reference: lists and pictures stay small, and what is large is asked for alone.
+
+use axum::extract::{Path, State};
+use haltline_client::{ApiError, Code};
+use haltline_common::types::event::EventType;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::known;
+use crate::{
+    api::{Asked, Reply},
+    app::App,
+    auth::Who,
+    problem::Problem,
+};
+
+/// Bytes given if the caller names no other number: what a page can show.
+const BYTES_DEFAULT: usize = 64 * 1024;
+
+/// Which part.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Part {
+    /// What it was started with.
+    Input,
+    /// What one node gave; `node` says which.
+    Output,
+    /// What all nodes gave.
+    Results,
+}
+
+/// Which payload.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    /// Which part.
+    part: Part,
+    /// The node, of an output.
+    node: Option<String>,
+    /// Bytes of JSON above which only the beginning is given: 1 to 921600; 65536 if absent.
+    max_bytes: Option<usize>,
+}
+
+/// A payload.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Payload {
+    /// Whose.
+    execution_id: String,
+    /// Which part.
+    part: Part,
+    /// Of which node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    /// Bytes of its JSON.
+    bytes: usize,
+    /// Whether only `beginning` is given.
+    cut: bool,
+    /// The payload, unless it is cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Value>,
+    /// The beginning of its JSON, if it is cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    beginning: Option<String>,
+}
+
+/// `GET /v1/executions/{id}/payload`.
+pub(super) async fn read(
+    State(app): State<App>,
+    who: Who,
+    Path(id): Path<String>,
+    Asked(w): Asked<Which>,
+) -> Result<Reply<Payload>, Problem> {
+    let max = w.max_bytes.unwrap_or(BYTES_DEFAULT);
+    if !(1..=haltline_common::types::limits::MESSAGE_BYTES_MAX).contains(&max) {
+        return Err(ApiError::invalid("max_bytes", "must be 1 to 921600").into());
+    }
+    if w.node.is_some() != (w.part == Part::Output) {
+        return Err(ApiError::invalid("node", "must be there if and only if `part` is `output`").into());
+    }
+    let record = known(&app, &who, &id).await?;
+    let value = match (w.part, &w.node) {
+        (Part::Input, _) => record.input,
+        (Part::Output, Some(node)) => match record.results.get(node) {
+            Some(output) => output.clone(),
+            None => output(&app, &id, node).await?,
+        },
+        _ if record.results_omitted => {
+            return Err(ApiError::invalid("part", "the results are too large for one answer: ask for the outputs of single nodes").into());
+        }
+        _ => Value::Object(record.results),
+    };
+    let text = value.to_string();
+    let cut = text.len() > max;
+    let beginning = cut.then(|| text[..text.floor_char_boundary(max)].to_owned());
+    Ok(Reply::ok(Payload {
+        execution_id: id,
+        part: w.part,
+        node: w.node,
+        bytes: text.len(),
+        cut,
+        value: (!cut).then_some(value),
+        beginning,
+    }))
+}
+
+/// What a node gave, from the log: it runs still, or the record had no room.
+async fn output(app: &App, id: &str, node: &str) -> Result<Value, Problem> {
+    let events = app.client.events(id).await?;
+    let own = events.iter().rev().map(|(_, e)| e).find(|e| e.kind == EventType::NodeCompleted && e.node_id.as_deref() == Some(node));
+    let outputs = own.and_then(|e| e.outputs.clone());
+    outputs.map(Value::Object).ok_or_else(|| {
+        ApiError { field: Some("node".into()), ..ApiError::new(Code::UnknownExecution, format!("`{id}` has no output of a node `{node}`")) }
+            .into()
+    })
+}
