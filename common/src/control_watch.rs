@@ -147,7 +147,7 @@ async fn follow(mut tail: Tail, tx: watch::Sender<Option<Flag>>) {
                     tracing::warn!(reason, "watch on the control flag interrupted: nodes wait");
                 }
             }
-            Item::Reset => {
+            Item::Reset { .. } => {
                 tx.send_replace(Some(Flag::unreadable("the control bucket was recreated", 0, None)));
             }
         }

@@ -96,7 +96,10 @@ pub enum Item {
     },
     /// The stream is not the one the tail was reading: it was recreated or restored. Reading starts
     /// over at its first message.
-    Reset,
+    Reset {
+        /// When this one was created, as the server writes it.
+        created: String,
+    },
 }
 
 /// A tail's sign of life, readable from anywhere.
@@ -139,7 +142,12 @@ pub struct Tail {
 
 impl Tail {
     /// Starts reading.
-    pub fn start(link: &Link, mut options: Options) -> Self {
+    pub fn start(link: &Link, options: Options) -> Self {
+        Self::start_on(link, options, None)
+    }
+
+    /// The same of the stream that was created at `created`: another one is told as [`Item::Reset`].
+    pub fn start_on(link: &Link, mut options: Options, created: Option<String>) -> Self {
         if options.start == Start::LastPerSubject && options.filter.is_empty() {
             // The server wants a filter for this policy.
             options.filter = ">".into();
@@ -151,7 +159,7 @@ impl Tail {
             live: AtomicBool::new(false),
             last_seq: AtomicU64::new(0),
         });
-        let reader = Reader { link: link.clone(), options, out: tx, health: health.clone(), last: None, created: None };
+        let reader = Reader { link: link.clone(), options, out: tx, health: health.clone(), last: None, created };
         let task = AbortOnDropHandle::new(tokio::spawn(reader.run()));
         Self { items, health, _task: task }
     }
@@ -247,7 +255,7 @@ impl Reader {
         let info = js::stream_info(&self.link, &self.options.stream).await?;
         if self.created.as_ref().is_some_and(|c| *c != info.created) || self.last.is_some_and(|l| l > info.state.last_seq) {
             self.last = Some(0);
-            if self.out.send(Item::Reset).await.is_err() {
+            if self.out.send(Item::Reset { created: info.created.clone() }).await.is_err() {
                 return Err(End::Closed);
             }
         }

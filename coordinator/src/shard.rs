@@ -101,7 +101,9 @@ impl Shard {
             Item::Lost { reason, .. } => {
                 tracing::warn!(shard = self.number, reason, "reading the log was interrupted; going on where it stopped");
             }
-            Item::Reset => tracing::error!("the events stream was recreated: executions without events in it start over their reading"),
+            Item::Reset { .. } => {
+                tracing::error!("the events stream was recreated: executions without events in it start over their reading")
+            }
             Item::CaughtUp { .. } => {}
         }
     }

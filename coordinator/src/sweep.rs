@@ -59,7 +59,7 @@ impl Sweep {
                 }
                 Some(last_seq)
             }
-            Item::Lost { .. } | Item::Reset => None,
+            Item::Lost { .. } | Item::Reset { .. } => None,
         }
     }
 

@@ -16,7 +16,7 @@ use haltline_common::{
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{auth::Auth, cached::Cached, fleet, halt::HaltView, hub::Hub, index::SharedIndex, origin::Origins};
+use crate::{auth::Auth, cached::Cached, fleet, halt::HaltView, halts::Halts, hub::Hub, index::SharedIndex, origin::Origins};
 
 /// Shared state; cloned by reference.
 pub(crate) type App = Arc<Inner>;
@@ -28,6 +28,7 @@ pub(crate) struct Parts {
     pub auth: Arc<Auth>,
     pub control: ControlWatch,
     pub halt: watch::Receiver<HaltView>,
+    pub halts: watch::Receiver<Arc<Halts>>,
     pub hub: Arc<Hub>,
     pub index: Arc<SharedIndex>,
     pub origins: Arc<Origins>,
@@ -38,6 +39,8 @@ pub(crate) struct Parts {
 /// The state itself.
 pub(crate) struct Inner {
     pub parts: Parts,
+    /// This process, for people and clients.
+    pub name: String,
     /// Sockets being served.
     pub sessions: TaskTracker,
     /// Room for sockets: each may hold a message of a megabyte.
@@ -65,6 +68,7 @@ impl Inner {
         let room = Arc::new(Semaphore::new(parts.settings.clients_max.min(Semaphore::MAX_PERMITS)));
         Arc::new(Self {
             parts,
+            name: format!("gw-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]),
             sessions: TaskTracker::new(),
             room,
             started: Instant::now(),

@@ -11,7 +11,6 @@ use haltline_common::{
 };
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -41,17 +40,6 @@ impl HaltView {
                 sure: self.unsure.is_none(),
             },
             None => Halt { scope: "global", state: "unknown", rev: None, by: None, reason: self.unsure.clone(), ts: None, sure: false },
-        }
-    }
-
-    /// For frames and answers: state `unknown` while it has not been read.
-    pub fn json(&self) -> Value {
-        match &self.flag {
-            Some(f) => json!({
-                "scope": "global", "state": f.state.as_str(), "rev": f.revision, "by": f.by, "reason": f.reason, "ts": f.at,
-                "sure": self.unsure.is_none(),
-            }),
-            None => json!({ "scope": "global", "state": "unknown", "sure": false, "reason": self.unsure }),
         }
     }
 }

@@ -180,6 +180,13 @@ impl Index {
         self.seq_of.clear();
     }
 
+    /// Up to `limit` that `wants` wants, most recently written first, and whether there are more.
+    pub fn newest(&self, wants: impl Fn(&Summary) -> bool, limit: usize) -> (Vec<Summary>, bool) {
+        let mut found = self.by_seq.values().rev().filter(|s| wants(s));
+        let list = found.by_ref().take(limit).cloned().collect();
+        (list, found.next().is_some())
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.by_seq.len()

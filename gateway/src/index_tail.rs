@@ -56,7 +56,7 @@ async fn follow(link: Link, index: Arc<SharedIndex>) {
                     }
                 }
                 Item::CaughtUp { .. } => changes.push(Change::Ready),
-                Item::Reset => changes.push(Change::Clear),
+                Item::Reset { .. } => changes.push(Change::Clear),
                 Item::Lost { reason, .. } => {
                     tracing::warn!(reason, "the tail of the records is interrupted; lists are old until it is back")
                 }

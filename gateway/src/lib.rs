@@ -5,9 +5,11 @@ mod api;
 mod app;
 mod auth;
 mod cached;
+mod feed;
 mod fleet;
 mod guard;
 mod halt;
+mod halts;
 mod hub;
 mod index;
 mod index_tail;
@@ -40,12 +42,13 @@ pub async fn run(link: Link, settings: GatewaySettings, listener: TcpListener, s
     let client = Client::from_link(link.clone()).await?;
     let control = ControlWatch::start(&link, "gateway");
     let (halt, _halt_task) = halt::watch(control.clone());
+    let (halts, _halts_task) = halts::watch(&link);
     let (hub, _hub_task) = hub::Hub::start(&link);
     let (index, _index_task) = index_tail::start(&link);
     let connections_max = settings.clients_max.saturating_add(HTTP_CONNECTIONS_MAX);
     let origins = Arc::new(origin::Origins::new(&settings, address.ip()));
     let auth = Arc::new(auth::Auth::open());
-    let app = app::Inner::new(app::Parts { link, client, auth, control, halt, hub, index, origins, settings, stop: stop.clone() });
+    let app = app::Inner::new(app::Parts { link, client, auth, control, halt, halts, hub, index, origins, settings, stop: stop.clone() });
     let router = routes::router(&app);
     tracing::info!(%address, "gateway listening");
 

@@ -167,6 +167,7 @@ def main():
                 "nats-py": [sys.executable, str(HERE / "python/nats_py.py")],
                 "websockets": [nats and sys.executable, str(HERE / "python/ws_client.py")],
                 "node": [nats and node, str(HERE / "node/socket.mjs")],
+                "haltline.js": [nats and node, str(HERE / "node/client.mjs")],
                 "nats.go": [go, "run", "-C", str(HERE / "go"), "."],
                 "browser": [nats and env["HALTLINE_CHROMIUM"] and node or None, str(HERE / "node/browser.mjs")],
             }

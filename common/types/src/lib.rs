@@ -8,6 +8,7 @@ pub mod definition;
 pub mod effect;
 pub mod error;
 pub mod event;
+pub mod feed;
 pub mod ids;
 pub mod json;
 pub mod limits;

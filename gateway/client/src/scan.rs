@@ -69,7 +69,7 @@ async fn messages(
                     }
                     // The tail goes on by itself; readers tolerate an entry given twice.
                     Item::Lost { reason, .. } => trouble.clone_from(reason),
-                    Item::Reset => {}
+                    Item::Reset { .. } => {}
                 }
             }
         }

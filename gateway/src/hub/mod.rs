@@ -5,37 +5,50 @@
 //! that the stream still has.
 
 mod event;
-mod filter;
+mod place;
 mod ring;
 mod stored;
 mod tail;
 
-use std::sync::{
-    Arc, PoisonError, RwLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use haltline_common::{Link, tail::Health};
-use tokio::sync::{OnceCell, Semaphore, watch};
+use haltline_common::{
+    Link,
+    js::{self, StreamInfo},
+    tail::Health,
+    types::feed::{Cursor, Epoch},
+};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::cached::Cached;
+
 pub(crate) use event::LogEvent;
-pub(crate) use filter::Filter;
-pub(crate) use ring::{Entry, Gap, Reason};
-pub(crate) use stored::page;
+pub(crate) use ring::{Entry, Gap};
 
 /// Reads of the stream at once, for all clients that are behind: the server and the tail come first.
 const READS_MAX: usize = 8;
 /// Events handed to a client at once: bounds how long it keeps others from running.
 const CHUNK: usize = 256;
-/// Bytes of them.
-const CHUNK_BYTES: usize = 1 << 20;
+/// Bytes of them: what a client that does not read keeps in memory, besides one frame.
+const CHUNK_BYTES: usize = 256 << 10;
+/// The stream's state is asked for at most this often for all clients together.
+const STATE_TTL: Duration = Duration::from_millis(500);
 
 /// Where the log stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Head {
     /// Counts how often the stream was replaced by another one.
-    pub epoch: u64,
+    pub generation: u64,
+    /// Which stream.
+    pub epoch: Epoch,
     /// The last sequence seen.
     pub seq: u64,
 }
@@ -43,8 +56,8 @@ pub(crate) struct Head {
 /// A run of the log.
 #[derive(Debug)]
 pub(crate) struct Chunk {
-    /// Which log it belongs to.
-    pub epoch: u64,
+    /// Which stream it belongs to.
+    pub generation: u64,
     /// Events and gaps in order.
     pub entries: Vec<Arc<Entry>>,
     /// Everything up to here is covered.
@@ -53,14 +66,33 @@ pub(crate) struct Chunk {
     pub stored: bool,
 }
 
+/// Messages that match a subject, as REST reads them.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    /// Each with its sequence; commands without an event.
+    pub messages: Vec<(u64, Option<LogEvent>)>,
+    /// Whether the stream has no more that match.
+    pub end: bool,
+}
+
+/// Reads up to `batch` messages that match `subject`, from sequence `from` on.
+///
+/// # Errors
+/// When the server does not answer completely.
+pub(crate) async fn page(link: &Link, subject: &str, from: u64, batch: usize) -> Result<Page, String> {
+    let page = stored::page(link, Epoch::default(), subject, from, batch).await?;
+    Ok(Page { messages: page.messages.into_iter().map(|m| (m.seq, m.event)).collect(), end: page.end })
+}
+
 /// The hub.
 pub(crate) struct Hub {
     link: Link,
     ring: RwLock<ring::Ring>,
     head: watch::Sender<Head>,
     ready: AtomicBool,
-    health: OnceCell<Arc<Health>>,
+    health: RwLock<Option<Arc<Health>>>,
     reads: Semaphore,
+    state: Cached<StreamInfo>,
 }
 
 impl Hub {
@@ -71,8 +103,9 @@ impl Hub {
             ring: RwLock::new(ring::Ring::default()),
             head: watch::Sender::new(Head::default()),
             ready: AtomicBool::new(false),
-            health: OnceCell::new(),
+            health: RwLock::new(None),
             reads: Semaphore::new(READS_MAX),
+            state: Cached::new(STATE_TTL),
         });
         let task = tokio::spawn(tail::follow(hub.clone()));
         (hub, AbortOnDropHandle::new(task))
@@ -90,7 +123,12 @@ impl Hub {
 
     /// Milliseconds since the server was last heard; `None` while the tail is interrupted.
     pub fn age_ms(&self) -> Option<u64> {
-        self.health.get().and_then(|h| h.age()).map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+        let health = self.health.read().unwrap_or_else(PoisonError::into_inner).clone();
+        health.and_then(|h| h.age()).map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn watch(&self, health: Arc<Health>) {
+        *self.health.write().unwrap_or_else(PoisonError::into_inner) = Some(health);
     }
 
     /// The first sequence in memory.
@@ -98,42 +136,80 @@ impl Hub {
         self.read_ring().floor() + 1
     }
 
-    /// What follows `pos`, from memory or from the stream.
+    /// The cursor of a place of the stream that is followed now.
+    pub fn cursor(&self, seq: u64) -> Cursor {
+        self.read_ring().cursor(seq)
+    }
+
+    /// The first sequence that the stream has, at most half a second old.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn oldest(&self) -> Result<u64, String> {
+        let epoch = self.read_ring().epoch();
+        let stream = self.link.names.events_stream();
+        let info = self.state.get(|| self.info()).await?;
+        // What was asked before the stream was replaced says nothing about this one.
+        let fresh = if Epoch::of(&stream, &info.created) == epoch { info } else { self.info().await? };
+        Ok(fresh.state.first_seq)
+    }
+
+    /// What the server says about the stream now.
+    async fn info(&self) -> Result<StreamInfo, String> {
+        js::stream_info(&self.link, &self.link.names.events_stream()).await.map_err(|e| e.to_string())
+    }
+
+    /// What follows `pos`, from memory or from the stream; `wide` for who takes only the newest of it.
     ///
     /// # Errors
     /// When the stream cannot be read now.
-    pub async fn after(&self, pos: u64) -> Result<Chunk, String> {
-        let floor = {
+    pub async fn after(&self, pos: u64, wide: bool) -> Result<Chunk, String> {
+        let (floor, generation, epoch) = {
             let ring = self.read_ring();
-            if let Some(chunk) = ring.after(pos, CHUNK, CHUNK_BYTES) {
+            let most = if wide { 16 * CHUNK } else { CHUNK };
+            if let Some(chunk) = ring.after(pos, most, CHUNK_BYTES) {
                 return Ok(chunk);
             }
-            (ring.epoch(), ring.floor())
+            (ring.floor(), ring.generation(), ring.epoch())
         };
         let _permit = self.reads.acquire().await.map_err(|e| e.to_string())?;
-        let page = page(&self.link, &self.link.names.events_all(), pos + 1, CHUNK).await?;
-        Ok(stored::chunk(page, pos, floor.1, floor.0))
+        let page = stored::page(&self.link, epoch, &self.link.names.events_all(), pos + 1, CHUNK).await?;
+        let mut run = stored::Run::new(epoch, generation, pos, floor);
+        if let Some(next) = run.take(page) {
+            // Looked at once more where it counts, then told.
+            match stored::first_from(&self.link, epoch, run.chunk.upto + 1).await? {
+                Some(m) if m.seq < next => {
+                    run.hole(m.seq, self.oldest().await?);
+                    run.one(m);
+                }
+                _ => run.hole(next, self.oldest().await?),
+            }
+        }
+        Ok(run.chunk)
     }
 
-    /// The position before the `n`-th newest matching event, as far as memory and the last `n`
-    /// messages of the log reach.
-    pub async fn before_last(&self, n: usize, filter: &Filter) -> Result<u64, String> {
+    /// The position before the `n`-th newest wanted event, as far as memory and the last `n` messages
+    /// of the log reach.
+    ///
+    /// # Errors
+    /// When the stream cannot be read now.
+    pub async fn before_last(&self, n: usize, wants: &(dyn Fn(&LogEvent) -> bool + Sync)) -> Result<u64, String> {
         let (floor, head) = {
             let ring = self.read_ring();
-            match ring.before_last(n, filter) {
+            match ring.before_last(n, wants) {
                 Ok(pos) => return Ok(pos),
                 Err(_) => (ring.floor(), ring.head()),
             }
         };
         let mut pos = floor.min(head.saturating_sub(n as u64));
-        let mut found = std::collections::VecDeque::new();
+        let mut found = VecDeque::new();
         loop {
-            let chunk = self.after(pos).await?;
+            let chunk = self.after(pos, false).await?;
             for entry in &chunk.entries {
                 if let Entry::Event(e) = &**entry
-                    && filter.matches(e)
+                    && wants(e)
                 {
-                    found.push_back(e.seq);
+                    found.push_back(e.seq());
                     if found.len() > n {
                         found.pop_front();
                     }

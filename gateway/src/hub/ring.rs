@@ -5,34 +5,38 @@ use std::{
     sync::Arc,
 };
 
-use serde::Serialize;
+use haltline_common::types::feed::{Cursor, Epoch, Reason, Tag};
 
-use super::{Chunk, Filter, LogEvent};
+use super::{Chunk, LogEvent};
 
 /// Events kept: seconds to minutes of history, so that reconnects seldom read the stream.
 const EVENTS_MAX: usize = 20_000;
 /// Bytes kept.
 const BYTES_MAX: usize = 16 << 20;
-
-/// Why something is missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Reason {
-    /// The stream no longer has it.
-    Retention,
-    /// The stream is another one than before.
-    Epoch,
-}
+/// Tags kept, of events and of everything else: 16 bytes each.
+const TAGS_MAX: usize = 4 * EVENTS_MAX;
 
 /// A missing stretch: everything after `after` and before `next`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gap {
-    /// Last sequence before it.
-    pub after: u64,
+    /// Last place before it.
+    pub after: Cursor,
     /// First sequence behind it.
-    pub next: u64,
+    pub next: Cursor,
     /// Why.
     pub reason: Reason,
+}
+
+impl Gap {
+    /// Within one stream.
+    pub fn within(epoch: Epoch, after: u64, next: u64, reason: Reason) -> Self {
+        Self { after: Cursor::bare(epoch, after), next: Cursor::bare(epoch, next), reason }
+    }
+
+    /// How many messages are missing, where that can be known.
+    pub fn lost(&self) -> Option<u64> {
+        (self.reason != Reason::Epoch).then(|| self.next.seq.saturating_sub(self.after.seq + 1))
+    }
 }
 
 /// One place of the log.
@@ -48,14 +52,15 @@ impl Entry {
     /// The last sequence it covers.
     pub fn seq(&self) -> u64 {
         match self {
-            Self::Event(e) => e.seq,
-            Self::Gap(g) => g.next - 1,
+            Self::Event(e) => e.seq(),
+            Self::Gap(g) => g.next.seq - 1,
         }
     }
-    fn bytes(&self) -> usize {
+    /// Bytes it holds, roughly.
+    pub fn bytes(&self) -> usize {
         match self {
             Self::Event(e) => e.bytes(),
-            Self::Gap(_) => 64,
+            Self::Gap(_) => 128,
         }
     }
 }
@@ -66,11 +71,14 @@ pub(crate) struct Ring {
     entries: VecDeque<Arc<Entry>>,
     /// Ids of the events in it, to drop those that were stored twice.
     ids: HashSet<Arc<str>>,
+    /// Tags by sequence, in order: what cursors are checked against.
+    tags: VecDeque<(u64, Tag)>,
     bytes: usize,
     /// Everything after it, up to `head`, is in the ring or was left out on purpose.
     floor: u64,
     head: u64,
-    epoch: u64,
+    epoch: Epoch,
+    generation: u64,
 }
 
 impl Ring {
@@ -82,35 +90,58 @@ impl Ring {
     pub fn head(&self) -> u64 {
         self.head
     }
-    /// Which log.
-    pub fn epoch(&self) -> u64 {
+    /// Which stream.
+    pub fn epoch(&self) -> Epoch {
         self.epoch
     }
+    /// Counts the streams: a stream that comes back counts again.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+    /// The cursor of a place, with its tag if that is in memory.
+    pub fn cursor(&self, seq: u64) -> Cursor {
+        let tag = self.tags.binary_search_by_key(&seq, |(s, _)| *s).ok().map(|i| self.tags[i].1);
+        Cursor { epoch: self.epoch, seq, tag }
+    }
 
-    /// Starts (over) after `seq`.
-    pub fn begin(&mut self, seq: u64, new_epoch: bool) {
+    /// Starts (over) after `seq` of a stream.
+    pub fn begin(&mut self, seq: u64, epoch: Epoch) {
         self.entries.clear();
         self.ids.clear();
+        self.tags.clear();
         self.bytes = 0;
         self.floor = seq;
         self.head = seq;
-        self.epoch += u64::from(new_epoch);
+        self.epoch = epoch;
+        self.generation += 1;
     }
 
-    /// Takes the message `seq`: an event, or something that is none. Declares a gap if messages
-    /// before it are missing.
-    pub fn push(&mut self, seq: u64, event: Option<LogEvent>) {
+    /// Takes the message `seq`: an event, or something that is none.
+    pub fn push(&mut self, seq: u64, tag: Tag, event: Option<LogEvent>) {
         if seq <= self.head {
             return;
         }
         if seq > self.head + 1 {
-            self.keep(Entry::Gap(Gap { after: self.head, next: seq, reason: Reason::Retention }));
+            // The tail tells holes itself; one that it did not tell must not be passed over.
+            self.hole(seq, Reason::Purged);
         }
         self.head = seq;
+        self.tags.push_back((seq, tag));
+        if self.tags.len() > TAGS_MAX {
+            self.tags.pop_front();
+        }
         if let Some(event) = event
             && self.ids.insert(event.id.clone())
         {
             self.keep(Entry::Event(event));
+        }
+    }
+
+    /// Nothing is there between the head and `next`.
+    pub fn hole(&mut self, next: u64, reason: Reason) {
+        if next > self.head + 1 {
+            self.keep(Entry::Gap(Gap::within(self.epoch, self.head, next, reason)));
+            self.head = next - 1;
         }
     }
 
@@ -124,6 +155,9 @@ impl Ring {
             if let Entry::Event(e) = &*gone {
                 self.ids.remove(&e.id);
             }
+        }
+        while self.tags.front().is_some_and(|(seq, _)| *seq < self.floor) {
+            self.tags.pop_front();
         }
     }
 
@@ -144,22 +178,22 @@ impl Ring {
         }
         let all = start + entries.len() == self.entries.len();
         let upto = if all { self.head.max(pos) } else { entries.last().map_or(pos, |e| e.seq()) };
-        Some(Chunk { epoch: self.epoch, entries, upto, stored: false })
+        Some(Chunk { generation: self.generation, entries, upto, stored: false })
     }
 
-    /// The position before the `n`-th newest matching event; else how many there are.
-    pub fn before_last(&self, n: usize, filter: &Filter) -> Result<u64, usize> {
+    /// The position before the `n`-th newest wanted event; else how many there are.
+    pub fn before_last(&self, n: usize, wants: &dyn Fn(&LogEvent) -> bool) -> Result<u64, usize> {
         if n == 0 {
             return Ok(self.head);
         }
         let mut found = 0;
         for entry in self.entries.iter().rev() {
             if let Entry::Event(e) = &**entry
-                && filter.matches(e)
+                && wants(e)
             {
                 found += 1;
                 if found == n {
-                    return Ok(e.seq - 1);
+                    return Ok(e.seq() - 1);
                 }
             }
         }
@@ -171,9 +205,14 @@ impl Ring {
 mod tests {
     use super::*;
 
+    const EPOCH: Epoch = Epoch(5);
+
     fn event(seq: u64, id: &str, pad: usize) -> Option<LogEvent> {
         let json = format!(r#"{{"type":"node_started","id":"{id}","pad":"{}"}}"#, "x".repeat(pad));
-        Some(LogEvent::read(seq, json.as_bytes()).expect("reads"))
+        Some(LogEvent::read(EPOCH, seq, json.as_bytes()).expect("reads"))
+    }
+    fn push(ring: &mut Ring, seq: u64, event: Option<LogEvent>) {
+        ring.push(seq, Tag::of(&seq.to_be_bytes()), event);
     }
     fn seqs(chunk: &Chunk) -> Vec<u64> {
         chunk.entries.iter().map(|e| e.seq()).collect()
@@ -182,13 +221,13 @@ mod tests {
     #[test]
     fn reads_in_order_in_chunks_and_skips_what_is_no_event() {
         let mut ring = Ring::default();
-        ring.begin(10, false);
-        ring.push(11, event(11, "a", 0));
-        ring.push(12, None);
-        ring.push(13, event(13, "a", 0)); // stored twice
-        ring.push(14, event(14, "b", 0));
-        ring.push(14, event(14, "c", 0)); // delivered twice
-        ring.push(15, None);
+        ring.begin(10, EPOCH);
+        push(&mut ring, 11, event(11, "a", 0));
+        push(&mut ring, 12, None);
+        push(&mut ring, 13, event(13, "a", 0)); // stored twice
+        push(&mut ring, 14, event(14, "b", 0));
+        push(&mut ring, 14, event(14, "c", 0)); // delivered twice
+        push(&mut ring, 15, None);
         assert!(ring.after(9, 10, 1 << 20).is_none());
         let all = ring.after(10, 10, 1 << 20).expect("in memory");
         assert_eq!((seqs(&all), all.upto), (vec![11, 14], 15));
@@ -197,47 +236,59 @@ mod tests {
         let rest = ring.after(first.upto, 1, 1 << 20).expect("in memory");
         assert_eq!((seqs(&rest), rest.upto), (vec![14], 15));
         assert_eq!(ring.after(99, 1, 1).map(|c| c.upto), Some(99));
+        assert_eq!(ring.cursor(12).tag, Some(Tag::of(&12u64.to_be_bytes())));
+        assert_eq!(ring.cursor(10), Cursor::bare(EPOCH, 10));
     }
 
     #[test]
     fn holes_become_gaps() {
         let mut ring = Ring::default();
-        ring.begin(0, false);
-        ring.push(1, event(1, "a", 0));
-        ring.push(5, event(5, "b", 0));
+        ring.begin(0, EPOCH);
+        push(&mut ring, 1, event(1, "a", 0));
+        ring.hole(5, Reason::Retention);
+        push(&mut ring, 5, event(5, "b", 0));
+        push(&mut ring, 8, event(8, "c", 0));
         let chunk = ring.after(1, 10, 1 << 20).expect("in memory");
-        assert!(matches!(&*chunk.entries[0], Entry::Gap(Gap { after: 1, next: 5, reason: Reason::Retention })));
-        assert_eq!(chunk.entries[1].seq(), 5);
+        let gap = |at: usize| {
+            if let Entry::Gap(g) = &*chunk.entries[at] { (g.after.seq, g.next.seq, g.reason, g.lost()) } else { panic!("a gap") }
+        };
+        assert_eq!(gap(0), (1, 5, Reason::Retention, Some(3)));
+        assert_eq!(gap(2), (5, 8, Reason::Purged, Some(2)));
+        assert_eq!(seqs(&chunk), [4, 5, 7, 8]);
     }
 
     #[test]
     fn bounded_in_number_and_bytes() {
         let mut ring = Ring::default();
-        ring.begin(0, false);
+        ring.begin(0, EPOCH);
         for seq in 1..=EVENTS_MAX as u64 + 5 {
-            ring.push(seq, event(seq, &seq.to_string(), 0));
+            push(&mut ring, seq, event(seq, &seq.to_string(), 0));
         }
         assert_eq!(ring.floor(), 5);
         assert_eq!(ring.ids.len(), EVENTS_MAX);
-        assert!(ring.after(4, 1, 1).is_none());
+        assert!(ring.after(4, 1, 1).is_none() && ring.cursor(5).tag.is_some());
         for seq in 30_000..30_040 {
-            ring.push(seq, event(seq, &seq.to_string(), 1 << 20));
+            push(&mut ring, seq, event(seq, &seq.to_string(), 1 << 20));
         }
         assert!(ring.bytes <= BYTES_MAX && ring.entries.len() <= 16);
-        ring.begin(0, true);
-        assert_eq!((ring.epoch(), ring.bytes, ring.entries.len(), ring.head()), (1, 0, 0, 0));
+        for seq in 30_040..30_040 + 2 * TAGS_MAX as u64 {
+            push(&mut ring, seq, None);
+        }
+        assert_eq!(ring.tags.len(), TAGS_MAX);
+        ring.begin(0, EPOCH);
+        assert_eq!((ring.generation(), ring.bytes, ring.entries.len(), ring.head(), ring.tags.len()), (2, 0, 0, 0, 0));
     }
 
     #[test]
     fn the_last_n_that_match() {
         let mut ring = Ring::default();
-        ring.begin(0, false);
+        ring.begin(0, EPOCH);
         for seq in 1..=9 {
-            ring.push(seq, event(seq, &seq.to_string(), 0));
+            push(&mut ring, seq, event(seq, &seq.to_string(), 0));
         }
-        let all = Filter::default();
-        assert_eq!(ring.before_last(3, &all), Ok(6));
-        assert_eq!(ring.before_last(0, &all), Ok(9));
-        assert_eq!(ring.before_last(20, &all), Err(9));
+        assert_eq!(ring.before_last(3, &|_| true), Ok(6));
+        assert_eq!(ring.before_last(0, &|_| true), Ok(9));
+        assert_eq!(ring.before_last(20, &|_| true), Err(9));
+        assert_eq!(ring.before_last(1, &|e| e.seq() < 4), Ok(2));
     }
 }

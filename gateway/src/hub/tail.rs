@@ -9,13 +9,17 @@ use haltline_common::{
     js, metrics,
     retry::Reconnect,
     tail::{Item, Options, Start, Tail},
-    types::Names,
+    types::feed::{Epoch, Reason},
 };
 
-use super::{Head, Hub, LogEvent, stored};
+use super::{
+    Head, Hub,
+    stored::{self, Stored},
+};
 
-/// Messages read back at the start, so that a restarted gateway can replay from memory at once.
-const PREFILL: u64 = 2000;
+/// Messages read back at the start, so that clients who come back after a restart are served from
+/// memory at once.
+const PREFILL: u64 = 10_000;
 /// Items taken under one lock.
 const BATCH: usize = 512;
 
@@ -23,17 +27,18 @@ const BATCH: usize = 512;
 pub(super) async fn follow(hub: Arc<Hub>) {
     let stream = hub.link.names.events_stream();
     let mut delays = Reconnect::new(Duration::from_secs(1));
-    let state = loop {
+    let info = loop {
         match js::stream_info(&hub.link, &stream).await {
-            Ok(info) => break info.state,
+            Ok(info) => break info,
             Err(e) => tracing::warn!(stream, error = %e, "cannot read the log's state yet"),
         }
         tokio::time::sleep(delays.next_delay()).await;
     };
-    let before = state.last_seq.saturating_sub(PREFILL).max(state.first_seq.saturating_sub(1));
-    write(&hub, |ring| ring.begin(before, false));
+    let before = info.state.last_seq.saturating_sub(PREFILL).max(info.state.first_seq.saturating_sub(1));
+    let mut epoch = Epoch::of(&stream, &info.created);
+    write(&hub, |ring| ring.begin(before, epoch));
     let options = Options {
-        stream,
+        stream: stream.clone(),
         filter: String::new(), // everything, so that a hole is seen
         start: Start::Seq(before + 1),
         heartbeat: Duration::from_secs(1),
@@ -41,37 +46,59 @@ pub(super) async fn follow(hub: Arc<Hub>) {
         reader: "gateway_events".into(),
         headers_only: false,
     };
-    let mut tail = Tail::start(&hub.link, options);
-    let _ = hub.health.set(tail.health());
+    let mut tail = Tail::start_on(&hub.link, options.clone(), Some(info.created));
+    hub.watch(tail.health());
     let mut items = Vec::with_capacity(BATCH);
-    let mut read = Vec::with_capacity(BATCH);
+    let mut steps = Vec::with_capacity(BATCH);
+    let mut last = before;
+    // Whether the stream may have lost its end since the last message, and used its sequences again.
+    let mut doubtful = false;
     while tail.next_many(&mut items, BATCH).await > 0 {
         let mut ready = false;
         // Parsed before the lock is taken: readers hold it for microseconds.
-        for item in items.drain(..) {
+        for item in std::mem::take(&mut items) {
+            if doubtful && !matches!(item, Item::Lost { .. }) {
+                doubtful = false;
+                if is_other(&hub, epoch, last).await {
+                    tracing::error!(last, "the log has lost its end and used its sequences again: clients are told, reading starts over");
+                    last = 0;
+                    steps.push(Step::Reset(epoch));
+                    let from_the_first = Options { start: Start::Seq(1), ..options.clone() };
+                    tail = Tail::start(&hub.link, from_the_first);
+                    hub.watch(tail.health());
+                    break;
+                }
+            }
             match item {
                 Item::Message(m) => {
-                    let event = if Names::is_command(&m.subject) { None } else { stored::read(m.seq, &m.payload) };
-                    read.push(Step::Message(m.seq, event));
+                    if m.seq > last + 1 {
+                        look(&hub, epoch, last, m.seq, &mut steps).await;
+                    }
+                    last = last.max(m.seq);
+                    steps.push(Step::Message(stored::delivered(epoch, &m)));
                 }
-                Item::Reset => {
+                Item::Reset { created } => {
                     tracing::error!("the log's stream was recreated: clients are told, reading starts over");
-                    read.push(Step::Reset);
+                    epoch = Epoch::of(&stream, &created);
+                    last = 0;
+                    steps.push(Step::Reset(epoch));
                 }
                 Item::CaughtUp { .. } => ready = true,
                 Item::Lost { reason, .. } => {
-                    tracing::warn!(reason, "the tail of the log is interrupted; live events wait until it is back")
+                    tracing::warn!(reason, "the tail of the log is interrupted; live events wait until it is back");
+                    doubtful = true;
                 }
             }
         }
         let head = write(&hub, |ring| {
-            for step in read.drain(..) {
+            for step in steps.drain(..) {
                 match step {
-                    Step::Message(seq, event) => ring.push(seq, event),
-                    Step::Reset => ring.begin(0, true),
+                    Step::Message(m) => ring.push(m.seq, m.tag, m.event),
+                    Step::Hole(next, reason) => ring.hole(next, reason),
+                    Step::Reset(epoch) => ring.begin(0, epoch),
                 }
             }
-            Head { epoch: ring.epoch(), seq: ring.head() }
+            Head { generation: ring.generation(), epoch: ring.epoch(), seq: ring.head() }
         });
         metrics::TAIL_SEQ.set(head.seq);
         if ready {
@@ -81,9 +108,54 @@ pub(super) async fn follow(hub: Arc<Hub>) {
     }
 }
 
+/// Whether the message at `seq` is not the one that was read there.
+async fn is_other(hub: &Hub, epoch: Epoch, seq: u64) -> bool {
+    let Some(ours) = hub.cursor(seq).tag else { return false };
+    match stored::first_from(&hub.link, epoch, seq).await {
+        Ok(Some(m)) => m.seq == seq && m.tag != ours,
+        _ => false,
+    }
+}
+
+/// The tail passed over what lies between `after` and `next`: looks at the stream before that is
+/// called missing.
+async fn look(hub: &Hub, epoch: Epoch, after: u64, next: u64, steps: &mut Vec<Step>) {
+    let mut after = after;
+    while after + 1 < next {
+        match stored::first_from(&hub.link, epoch, after + 1).await {
+            Ok(Some(m)) if m.seq < next => {
+                if m.seq > after + 1 {
+                    steps.push(Step::Hole(m.seq, reason(hub, m.seq).await));
+                }
+                after = m.seq;
+                steps.push(Step::Message(m));
+            }
+            Ok(_) => break,
+            Err(error) => {
+                tracing::warn!(after, next, error, "cannot look for what the tail passed over: it counts as missing");
+                break;
+            }
+        }
+    }
+    if after + 1 < next {
+        let reason = reason(hub, next).await;
+        tracing::warn!(after, next, ?reason, "messages of the log are missing: clients are told");
+        steps.push(Step::Hole(next, reason));
+    }
+}
+
+/// Why there is nothing before `next`.
+async fn reason(hub: &Hub, next: u64) -> Reason {
+    match js::stream_info(&hub.link, &hub.link.names.events_stream()).await {
+        Ok(info) if next <= info.state.first_seq => Reason::Retention,
+        _ => Reason::Purged,
+    }
+}
+
 enum Step {
-    Message(u64, Option<LogEvent>),
-    Reset,
+    Message(Stored),
+    Hole(u64, Reason),
+    Reset(Epoch),
 }
 
 fn write<T>(hub: &Hub, change: impl FnOnce(&mut super::ring::Ring) -> T) -> T {

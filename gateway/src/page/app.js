@@ -76,6 +76,7 @@ function frame(f) {
     case "live": setLink("live", true); break;
     case "halt": showFlag(f); break;
     case "ev": event(f.d, f.c); break;
+    case "mark": seq = f.c; break;
     case "gap":
       note(`gap: events after ${f.after} and before ${f.next} are missing (${f.reason})`);
       if (f.reason === "epoch") seq = null;

@@ -1,5 +1,6 @@
 //! What is served: one file a resource, and the layers that all requests pass.
 
+mod client;
 mod control;
 mod executions;
 pub(crate) mod health;
@@ -43,6 +44,7 @@ pub(crate) fn router(app: &App) -> Router {
     workers::add(&mut api);
     health::add(&mut api);
     page::add(&mut api);
+    client::add(&mut api);
     api.page("/v1/ws", ws::upgrade, Need::Itself);
     let origins = app.origins.clone();
     let cors = CorsLayer::new()

@@ -1,167 +1,113 @@
-//! Frames as they are read and written.
+//! Frames as they are written. An event's part of a frame is made once for all clients; only the
+//! counters before it are a client's own.
 
-use serde::Deserialize;
-use serde_json::{Value, json};
+use std::sync::Arc;
 
-use crate::hub::{Filter, Gap, LogEvent, Reason};
+use haltline_common::types::feed::{self, Caught, Code, Err, ServerFrame, Snap, Subd};
 
-/// A client's frame.
-#[derive(Debug, Deserialize)]
-#[serde(tag = "t", rename_all = "snake_case")]
-pub(super) enum ClientFrame {
-    /// Must be the first.
-    Hello(Hello),
-    /// Starts a subscription.
-    Sub(Sub),
-    /// Ends one.
-    Unsub(Unsub),
-    /// Answers a ping.
-    Pong {},
+use crate::{
+    feed::{Begun, Out, Refused},
+    hub::{Entry, Gap, Hub},
+};
+
+/// Executions of one frame of a snapshot.
+const SNAP_PART: usize = 50;
+
+/// A frame as text.
+pub(crate) fn text(frame: &ServerFrame) -> String {
+    serde_json::to_string(frame).unwrap_or_else(|e| format!(r#"{{"t":"err","code":"unavailable","msg":"{e}","retry":true}}"#))
 }
 
-/// See [`ClientFrame::Hello`].
-#[derive(Debug, Deserialize)]
-pub(super) struct Hello {
-    /// Version of the protocol.
-    pub v: u32,
-}
-
-/// See [`ClientFrame::Sub`].
-#[derive(Debug, Deserialize)]
-pub(super) struct Sub {
-    /// Given back in the answer.
-    #[serde(default)]
-    pub rid: Option<u64>,
-    /// The client's name for it.
-    pub id: String,
-    /// What it wants.
-    #[serde(default)]
-    pub filter: Filter,
-    /// Where it starts; live if absent.
-    #[serde(default)]
-    pub from: From,
-}
-
-/// See [`ClientFrame::Unsub`].
-#[derive(Debug, Deserialize)]
-pub(super) struct Unsub {
-    /// Given back in the answer.
-    #[serde(default)]
-    pub rid: Option<u64>,
-    /// Which.
-    pub id: String,
-}
-
-/// Where a subscription starts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub(super) enum From {
-    /// `{"live": true}`: with what comes.
-    #[default]
-    #[serde(skip)]
-    Now,
-    /// The same as it is written.
-    Live(bool),
-    /// `{"last": 100}`: with so many matching events that are there already.
-    Last(usize),
-    /// `{"seq": 42}`: with this sequence.
-    Seq(u64),
-    /// `{"cursor": "41"}`: behind this `c` of an `ev`.
-    Cursor(String),
-}
-
-/// What can be wrong with a sub.
-pub(super) const LAST_MAX: usize = 1000;
-const ID_MAX: usize = 64;
-
-impl Sub {
-    /// Why it cannot be, if it cannot: a code and a sentence.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
-        // Ids are written into frames unescaped.
-        let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':');
-        if self.id.is_empty() || self.id.len() > ID_MAX || !self.id.bytes().all(fine) {
-            return Err(("bad_id", format!("id must have 1 to {ID_MAX} letters, digits or any of _-.:")));
-        }
-        self.filter.check().map_err(|e| ("bad_filter", e))?;
-        match &self.from {
-            From::Last(n) if *n > LAST_MAX => Err(("bad_from", format!("from.last must be at most {LAST_MAX}"))),
-            From::Seq(0) => Err(("bad_from", "from.seq begins with 1".into())),
-            From::Cursor(c) if c.parse::<u64>().is_err() => Err(("bad_from", format!("`{c}` is not a cursor of this gateway"))),
-            From::Live(false) => Err(("bad_from", "from.live can only be true".into())),
-            _ => Ok(()),
-        }
+/// What a feed has to say, as text.
+pub(crate) fn of(hub: &Hub, out: &Out) -> String {
+    match out {
+        Out::Event(entry, to) => match &**entry {
+            Entry::Event(event) => ev(event, to),
+            Entry::Gap(_) => String::new(), // never put there
+        },
+        Out::Gap(id, g) => text(&ServerFrame::Gap(gap(id, g))),
+        Out::Live(id, pos) => text(&ServerFrame::Live(Caught { id: id.to_string(), c: hub.cursor(*pos) })),
     }
 }
 
 /// `ev`: an event for one or several subscriptions, each with its counter.
-pub(super) fn ev<'a>(event: &LogEvent, subs: impl Iterator<Item = (&'a str, u64)>) -> String {
+pub(crate) fn ev(event: &crate::hub::LogEvent, to: &[(Arc<str>, u64)]) -> String {
     use std::fmt::Write;
-    let mut out = String::with_capacity(event.json.len() + 96);
+    let tail = event.frame();
+    let mut out = String::with_capacity(tail.len() + 24 + to.iter().map(|(id, _)| id.len() + 24).sum::<usize>());
     out.push_str(r#"{"t":"ev","s":{"#);
-    for (i, (id, count)) in subs.enumerate() {
+    for (i, (id, count)) in to.iter().enumerate() {
         if i > 0 {
             out.push(',');
         }
         let _ = write!(out, r#""{id}":{count}"#);
     }
-    let _ = write!(out, r#"}},"c":"{}","d":"#, event.seq);
-    out.push_str(&event.json);
-    out.push('}');
+    out.push_str("},");
+    out.push_str(tail);
     out
 }
 
-/// `gap`: what a subscription will not get. `lost` counts messages of the log, matching or not; null
-/// if it cannot be known.
-pub(super) fn gap(id: &str, g: &Gap) -> String {
-    let lost = (g.reason == Reason::Retention).then(|| g.next.saturating_sub(g.after + 1));
-    json!({ "t": "gap", "id": id, "after": g.after.to_string(), "next": g.next.to_string(), "reason": g.reason, "lost": lost }).to_string()
+/// `gap`.
+pub(crate) fn gap(id: &str, g: &Gap) -> feed::Gap {
+    feed::Gap { id: id.to_owned(), after: g.after, next: g.next, reason: g.reason, lost: g.lost() }
+}
+
+/// What a subscription that has begun is told.
+pub(crate) fn begun(rid: Option<u64>, id: &str, b: Begun) -> Vec<ServerFrame> {
+    let mut frames = vec![ServerFrame::Subd(Subd {
+        rid,
+        id: id.to_owned(),
+        was_recovering: b.was_recovering,
+        recovered: b.gap.is_none(),
+        from: b.from,
+        until: b.until,
+    })];
+    frames.extend(b.gap.map(|g| ServerFrame::Gap(gap(id, &g))));
+    if let Some(state) = b.snapshot {
+        let parts = state.items.len().div_ceil(SNAP_PART).max(1);
+        let mut items = state.items.into_iter();
+        for part in 1..=parts {
+            frames.push(ServerFrame::Snap(Snap {
+                id: id.to_owned(),
+                at: b.from,
+                part: part as u32,
+                last: part == parts,
+                more: part == parts && state.more,
+                items: items.by_ref().take(SNAP_PART).collect(),
+            }));
+        }
+    }
+    if b.live {
+        frames.push(ServerFrame::Live(Caught { id: id.to_owned(), c: b.until }));
+    }
+    frames
+}
+
+/// Why a subscription did not begin.
+pub(crate) fn refused(rid: Option<u64>, id: &str, r: Refused) -> ServerFrame {
+    ServerFrame::Err(Err { rid, code: r.code, msg: r.why, retry: r.retry, gap: r.gap.map(|g| gap(id, &g)) })
 }
 
 /// `err`: a frame that was refused; the connection goes on.
-pub(super) fn err(rid: Option<u64>, code: &str, message: &str) -> String {
-    json!({ "t": "err", "rid": rid, "code": code, "msg": message, "retry": false }).to_string()
-}
-
-/// `halt`: the control flag as it is stored.
-pub(super) fn halt(view: &Value) -> String {
-    let mut frame = view.clone();
-    frame["t"] = "halt".into();
-    frame.to_string()
+pub(crate) fn err(rid: Option<u64>, code: Code, message: impl Into<String>) -> ServerFrame {
+    ServerFrame::Err(Err { rid, code, msg: message.into(), retry: false, gap: None })
 }
 
 #[cfg(test)]
 mod tests {
+    use haltline_common::types::feed::Epoch;
+
     use super::*;
-
-    fn sub(json: &str) -> Sub {
-        match serde_json::from_str(json) {
-            Ok(ClientFrame::Sub(s)) => s,
-            other => panic!("{json}: {other:?}"),
-        }
-    }
+    use crate::hub::LogEvent;
 
     #[test]
-    fn subs_are_read_and_checked() {
-        let from = |f: &str| sub(&format!(r#"{{"t":"sub","rid":1,"id":"s1","from":{f}}}"#));
-        assert_eq!(from(r#"{"live":true}"#).from, From::Live(true));
-        assert_eq!(from(r#"{"seq":7}"#).from, From::Seq(7));
-        assert_eq!(sub(r#"{"t":"sub","id":"s1"}"#).from, From::Now);
-        for (f, code) in [(r#"{"last":1001}"#, "bad_from"), (r#"{"seq":0}"#, "bad_from"), (r#"{"cursor":"e7.1"}"#, "bad_from")] {
-            assert_eq!(from(f).check().err().map(|e| e.0), Some(code), "{f}");
-        }
-        assert!(from(r#"{"last":1000}"#).check().is_ok());
-        assert_eq!(sub(r#"{"t":"sub","id":"a\"b"}"#).check().err().map(|e| e.0), Some("bad_id"));
-        assert!(serde_json::from_str::<ClientFrame>(r#"{"t":"sub","id":"s","from":{"sequel":1}}"#).is_err());
-        assert!(matches!(serde_json::from_str(r#"{"t":"hello","v":1,"client":{"name":"x"}}"#), Ok(ClientFrame::Hello(Hello { v: 1 }))));
-    }
-
-    #[test]
-    fn frames_are_json() {
-        let event = LogEvent::read(9, br#"{"type":"t","id":"i"}"#).expect("reads");
-        let frame: Value = serde_json::from_str(&ev(&event, [("s1", 4), ("s2", 1)].into_iter())).expect("json");
-        assert_eq!(frame, json!({ "t": "ev", "s": { "s1": 4, "s2": 1 }, "c": "9", "d": { "type": "t", "id": "i" } }));
-        let g = Gap { after: 3, next: 7, reason: Reason::Retention };
-        let frame: Value = serde_json::from_str(&gap("s", &g)).expect("json");
-        assert_eq!(frame, json!({ "t": "gap", "id": "s", "after": "3", "next": "7", "reason": "retention", "lost": 3 }));
+    fn an_event_is_written_as_its_type_says() {
+        let event = LogEvent::read(Epoch(1), 9, br#"{"type":"t","id":"i"}"#).expect("reads");
+        let written = ev(&event, &[("s1".into(), 4), ("s2".into(), 1)]);
+        let read: ServerFrame = serde_json::from_str(&written).expect("a frame");
+        let ServerFrame::Ev(frame) = &read else { panic!("{written}") };
+        assert_eq!((frame.s["s1"], frame.s["s2"], frame.c, frame.d["id"].as_str()), (4, 1, event.cursor, Some("i")));
+        let values = [&text(&read), &written].map(|t| serde_json::from_str::<serde_json::Value>(t).expect("JSON"));
+        assert_eq!(values[0], values[1]);
     }
 }

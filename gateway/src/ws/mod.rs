@@ -4,17 +4,15 @@
 //! | client | server |
 //! |---|---|
 //! | `hello` within 5 s | `welcome` |
-//! | `sub`, `unsub` | `subd`, `unsubd`, then `ev`, `gap`, `live`; or `err` |
+//! | `sub`, `unsub`, `auth` | `subd`, `unsubd`, `authed`, then `snap`, `ev`, `gap`, `live`, `mark`; or `err` |
 //! | `pong` | `ping`, `halt`, `bye` |
 //!
 //! Each subscription gets its events in the log's order, each exactly once on a connection, counted
-//! without holes; a `gap` names what is missing.
+//! without holes; a `gap` names what is missing. `gateway/PROTOCOL.md` has all of it.
 
-mod frames;
+pub(crate) mod frames;
 mod reader;
 mod session;
-mod subs;
-mod subscribe;
 mod writer;
 
 use axum::{
@@ -23,43 +21,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use haltline_client::{ApiError, Code};
+use haltline_common::types::feed::{FRAME_MAX, PROTOCOL};
 
 use crate::{app::App, auth::Denied, problem::Problem};
 
-/// The subprotocol.
-pub(crate) const PROTOCOL: &str = "haltline.v1.json";
-/// Subscriptions of one client: each event is compared with all of them.
-pub(crate) const SUBS_MAX: usize = 128;
-/// Bytes of a client's frame: a subscription with full filters.
-pub(crate) const FRAME_MAX: usize = 64 * 1024;
 /// The library reserves this per connection for ever; its default is 32 times as much.
 const READ_BUFFER: usize = 4096;
 /// Bytes gathered before the socket is written to.
 const WRITE_BUFFER: usize = 16 * 1024;
 /// Never reached: one message (at most a megabyte) is buffered at a time besides the above.
 const WRITE_BUFFER_MAX: usize = 4 << 20;
-
-/// Close codes: 4000 to 4499 mean "come again", from 4500 on it would be in vain.
-pub(crate) mod close {
-    /// The gateway stops.
-    pub(crate) const SHUTDOWN: u16 = 4001;
-    /// The client took nothing for 30 s.
-    pub(crate) const SLOW: u16 = 4008;
-    /// The log cannot be read.
-    pub(crate) const UPSTREAM: u16 = 4011;
-    /// No answer to a ping.
-    pub(crate) const NO_PONG: u16 = 4012;
-    /// Too many frames.
-    pub(crate) const RATE: u16 = 4029;
-    /// The token is missing, wrong or over.
-    pub(crate) const BAD_TOKEN: u16 = 4501;
-    /// No hello in time.
-    pub(crate) const HELLO: u16 = 4508;
-    /// A frame that is no JSON object with a known `t`.
-    pub(crate) const BAD_FRAME: u16 = 4509;
-    /// A frame above the limit.
-    pub(crate) const TOO_BIG: u16 = 4513;
-}
+/// What waits for a client that does not read, at most: a run of the log, a frame and its copy.
+pub(crate) const QUEUE_BYTES: usize = 2 << 20;
 
 /// `GET /v1/ws`.
 pub(crate) async fn upgrade(State(app): State<App>, headers: HeaderMap, ws: WebSocketUpgrade) -> Response {

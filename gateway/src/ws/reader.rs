@@ -12,13 +12,12 @@ use axum::extract::ws::{Message, WebSocket};
 use futures_util::{StreamExt, stream::SplitStream};
 use tokio::sync::mpsc;
 
-use super::{
-    close,
-    frames::{self, ClientFrame, Sub, Unsub},
-};
+use haltline_common::types::feed::{Auth, ClientFrame, Code, Hello, ServerFrame, Sub, Unsub, close};
+
+use super::frames;
 
 /// Frames waiting for the writing half; more wait in the socket.
-pub(super) const QUEUE_MAX: usize = 32;
+pub(super) const QUEUE_MAX: usize = 8;
 /// Frames of a client within [`RATE_WINDOW`]: many subscriptions at once, but no flood.
 const RATE_MAX: u32 = 600;
 const RATE_WINDOW: Duration = Duration::from_secs(10);
@@ -26,13 +25,15 @@ const RATE_WINDOW: Duration = Duration::from_secs(10);
 /// What the reading half passes on.
 pub(super) enum Asked {
     /// A greeting.
-    Hello(u32),
+    Hello(Box<Hello>),
     /// Start a subscription.
-    Sub(Sub),
+    Sub(Box<Sub>),
     /// End one.
-    Unsub(Unsub),
+    Unsub(Box<Unsub>),
+    /// Go by another token.
+    Auth(Box<Auth>),
     /// Send this frame: it says what was wrong.
-    Answer(String),
+    Answer(Box<ServerFrame>),
     /// End the connection.
     Close(u16, &'static str),
 }
@@ -90,9 +91,10 @@ pub(super) async fn read(mut socket: SplitStream<WebSocket>, heard: Arc<Heard>, 
 /// A frame's meaning; `None` for a pong.
 fn parse(text: &str) -> Option<Asked> {
     match serde_json::from_str(text) {
-        Ok(ClientFrame::Hello(h)) => Some(Asked::Hello(h.v)),
+        Ok(ClientFrame::Hello(h)) => Some(Asked::Hello(Box::new(h))),
         Ok(ClientFrame::Sub(s)) => Some(Asked::Sub(s)),
-        Ok(ClientFrame::Unsub(u)) => Some(Asked::Unsub(u)),
+        Ok(ClientFrame::Unsub(u)) => Some(Asked::Unsub(Box::new(u))),
+        Ok(ClientFrame::Auth(a)) => Some(Asked::Auth(Box::new(a))),
         Ok(ClientFrame::Pong {}) => None,
         Err(e) => Some(wrong(text, &e.to_string())),
     }
@@ -102,12 +104,14 @@ fn parse(text: &str) -> Option<Asked> {
 fn wrong(text: &str, error: &str) -> Asked {
     let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
     match value.get("t").and_then(serde_json::Value::as_str) {
-        Some("hello" | "sub" | "unsub") => {
-            Asked::Answer(frames::err(value.get("rid").and_then(serde_json::Value::as_u64), "bad_frame", error))
-        }
-        Some(_) => Asked::Answer(frames::err(None, "unknown_frame", "t must be hello, sub, unsub or pong")),
+        Some("hello" | "sub" | "unsub" | "auth") => Asked::Answer(Box::new(frames::err(rid(&value), Code::BadFrame, error))),
+        Some(_) => Asked::Answer(Box::new(frames::err(rid(&value), Code::UnknownFrame, "t must be hello, sub, unsub, auth or pong"))),
         None => Asked::Close(close::BAD_FRAME, "a frame must be a JSON object with t"),
     }
+}
+
+fn rid(frame: &serde_json::Value) -> Option<u64> {
+    frame.get("rid").and_then(serde_json::Value::as_u64)
 }
 
 #[cfg(test)]
@@ -118,8 +122,13 @@ mod tests {
     fn wrong_frames_are_told_or_end_the_connection() {
         assert!(matches!(parse("{"), Some(Asked::Close(close::BAD_FRAME, _))));
         assert!(matches!(parse("[]"), Some(Asked::Close(close::BAD_FRAME, _))));
-        assert!(matches!(parse(r#"{"t":"halt"}"#), Some(Asked::Answer(a)) if a.contains("unknown_frame")));
-        assert!(matches!(parse(r#"{"t":"sub","rid":7,"id":5}"#), Some(Asked::Answer(a)) if a.contains("\"rid\":7")));
+        let answer = |text: &str| match parse(text) {
+            Some(Asked::Answer(a)) => frames::text(&a),
+            _ => panic!("{text} has an answer"),
+        };
+        assert!(answer(r#"{"t":"halt"}"#).contains("unknown_frame"));
+        let told = answer(r#"{"t":"sub","rid":7,"id":"s","filter":{"bot":[5]}}"#);
+        assert!(told.contains("\"rid\":7") && told.contains("bad_frame") && told.contains("prefix"), "{told}");
         assert!(parse(r#"{"t":"pong"}"#).is_none());
     }
 }

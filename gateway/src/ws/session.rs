@@ -2,25 +2,35 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use axum::extract::ws::WebSocket;
 use futures_util::StreamExt;
-use haltline_common::metrics;
-use serde_json::json;
+use haltline_common::{
+    clock, metrics,
+    types::{
+        Timestamp,
+        feed::{
+            Auth, Authed, Code, Cursor, FRAME_MAX, Hello, LAST_MAX, LimitsTold, Mark, Ping, SUBS_MAX, ServerFrame, Sub, Unsub, Unsubd,
+            VERSION, Welcome, close,
+        },
+    },
+};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    FRAME_MAX, SUBS_MAX, close,
-    frames::{self, LAST_MAX},
+    QUEUE_BYTES, frames,
     reader::{self, Asked, Heard},
-    subs::{Cursor, Subs},
-    subscribe::caught_up,
     writer::{End, Writer},
 };
-use crate::{app::App, auth::Principal, halt::HaltView, hub::Head};
+use crate::{
+    app::App,
+    auth::{Denied, Principal},
+    feed::{Feed, Out, SNAPSHOT_MAX},
+    halts::Halts,
+};
 
 /// Within this time a client must greet.
 const HELLO: Duration = Duration::from_secs(5);
@@ -37,37 +47,102 @@ const AGAIN: Duration = Duration::from_millis(500);
 pub(super) async fn run(app: App, socket: WebSocket, principal: Option<Principal>) {
     metrics::WS_CLIENTS.set(app.sessions.len() as u64);
     let (sink, stream) = socket.split();
-    let (tx, asked) = mpsc::channel(reader::QUEUE_MAX);
+    let (tx, mut asked) = mpsc::channel(reader::QUEUE_MAX);
     let heard = Heard::new();
     let reading = AbortOnDropHandle::new(tokio::spawn(reader::read(stream, heard.clone(), tx)));
-    let now = Instant::now();
-    let mut session = Session {
-        head: app.hub.head(),
-        halt: app.halt.clone(),
-        out: Writer::new(sink, app.stop.clone()),
-        subs: Subs::default(),
-        asked,
-        heard,
-        ping_at: now + PING,
-        pong_by: None,
-        failing: None,
-        principal,
-        app,
+    let mut out = Writer::new(sink, app.stop.clone());
+    let end = match greeted(&app, &mut asked, &mut out, principal).await {
+        Err(end) => end,
+        Ok((hello, principal)) => {
+            let now = Instant::now();
+            let mut session = Session {
+                feed: Feed::new(app.hub.clone(), principal),
+                halts: app.halts.clone(),
+                halt_seen: 0,
+                rights: app.auth.changes(),
+                out,
+                asked,
+                heard,
+                ping_at: now + PING,
+                pong_by: None,
+                failing: None,
+                again_at: None,
+                app: app.clone(),
+            };
+            let Err(end) = session.serve(&hello).await;
+            out = session.out;
+            end
+        }
     };
-    let Err(end) = session.serve().await;
-    let Session { out, app, .. } = session;
     out.close(end).await;
     drop(reading);
     // This session is still counted.
     metrics::WS_CLIENTS.set((app.sessions.len() as u64).saturating_sub(1));
 }
 
-pub(super) struct Session {
-    pub(super) app: App,
-    pub(super) head: watch::Receiver<Head>,
-    halt: watch::Receiver<HaltView>,
-    pub(super) out: Writer,
-    pub(super) subs: Subs,
+/// Waits for the hello; who it is.
+async fn greeted(
+    app: &App,
+    asked: &mut mpsc::Receiver<Asked>,
+    out: &mut Writer,
+    known: Option<Principal>,
+) -> Result<(Box<Hello>, Arc<Principal>), End> {
+    let first = async {
+        loop {
+            match asked.recv().await {
+                Some(Asked::Answer(frame)) => {
+                    out.feed(frames::text(&frame)).await?;
+                    out.flush().await?;
+                }
+                other => break Ok(other),
+            }
+        }
+    };
+    let first = tokio::select! {
+        first = tokio::time::timeout(HELLO, first) => first.map_err(|_| End::Close(close::HELLO, "no hello within 5 s"))??,
+        () = app.stop.cancelled() => return Err(End::Stop),
+    };
+    let hello = match first {
+        Some(Asked::Hello(h)) if h.v == VERSION => h,
+        Some(Asked::Hello(_)) => return Err(End::Close(close::BAD_FRAME, "this gateway speaks version 1")),
+        Some(Asked::Close(code, reason)) => return Err(End::Close(code, reason)),
+        Some(_) => return Err(End::Close(close::BAD_FRAME, "the first frame must be hello")),
+        None => return Err(End::Gone),
+    };
+    let principal = match (&hello.token, known) {
+        (Some(token), _) => app.auth.by_token(token).await.map_err(|e| denied(&e))?,
+        (None, Some(known)) => known,
+        (None, None) => return Err(End::Close(close::BAD_TOKEN, "a token is needed")),
+    };
+    app.auth.still(&principal).map_err(|e| denied(&e))?;
+    let mut head = app.hub.head();
+    let ready = head.wait_for(|_| app.hub.ready());
+    match tokio::time::timeout(HELLO, ready).await {
+        Ok(Ok(_)) => Ok((hello, Arc::new(principal))),
+        _ => Err(End::Close(close::UPSTREAM, "the log cannot be read now")),
+    }
+}
+
+fn denied(e: &Denied) -> End {
+    match e {
+        Denied::Unavailable(_) => End::Close(close::UPSTREAM, "tokens cannot be checked now"),
+        Denied::Missing => End::Close(close::BAD_TOKEN, "a token is needed"),
+        Denied::Invalid(_) => End::Close(close::BAD_TOKEN, "the token is not good"),
+    }
+}
+
+fn stamp(t: SystemTime) -> Timestamp {
+    Timestamp(t.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64))
+}
+
+struct Session {
+    app: App,
+    feed: Feed,
+    halts: watch::Receiver<Arc<Halts>>,
+    /// Flags up to this version were sent.
+    halt_seen: u64,
+    rights: watch::Receiver<u64>,
+    out: Writer,
     asked: mpsc::Receiver<Asked>,
     heard: Arc<Heard>,
     ping_at: Instant,
@@ -75,16 +150,16 @@ pub(super) struct Session {
     pong_by: Option<(Instant, Instant)>,
     /// Since when the log cannot be read.
     failing: Option<Instant>,
-    /// `None` until the hello, if no header told it.
-    principal: Option<Principal>,
+    /// When it is tried again.
+    again_at: Option<Instant>,
 }
 
 /// Never returned: a session ends with an [`End`].
 enum Never {}
 
 impl Session {
-    async fn serve(&mut self) -> Result<Never, End> {
-        self.greet().await?;
+    async fn serve(&mut self, hello: &Hello) -> Result<Never, End> {
+        self.welcome(hello).await?;
         loop {
             self.control().await?;
             let more = self.data().await?;
@@ -95,52 +170,35 @@ impl Session {
         }
     }
 
-    /// Waits for the hello, answers it.
-    async fn greet(&mut self) -> Result<(), End> {
-        let first = async {
-            loop {
-                match self.asked.recv().await {
-                    Some(Asked::Answer(frame)) => {
-                        self.out.feed(frame).await?;
-                        self.out.flush().await?;
-                    }
-                    other => break Ok(other),
-                }
-            }
+    async fn send(&mut self, frame: &ServerFrame) -> Result<(), End> {
+        self.out.feed(frames::text(frame)).await
+    }
+
+    async fn welcome(&mut self, hello: &Hello) -> Result<(), End> {
+        let head = *self.app.hub.head().borrow();
+        let oldest = self.app.hub.oldest().await.unwrap_or_else(|_| self.app.hub.ring_from());
+        let halts = self.halts.borrow_and_update().clone();
+        self.halt_seen = halts.version();
+        let principal = self.feed.principal().clone();
+        let conn = uuid::Uuid::new_v4().simple().to_string();
+        let client = hello.client.clone().unwrap_or_default();
+        tracing::debug!(conn, client = client.name, who = principal.name, "client");
+        let welcome = Welcome {
+            v: VERSION,
+            conn,
+            gw: self.app.name.clone(),
+            head: self.app.hub.cursor(head.seq),
+            oldest: Cursor::bare(head.epoch, oldest.saturating_sub(1)),
+            ping_ms: PING.as_millis() as u64,
+            pong_ms: PONG.as_millis() as u64,
+            name: principal.name.clone(),
+            role: principal.role.as_str().into(),
+            until: principal.until.map(stamp),
+            limits: LimitsTold { subs: SUBS_MAX, msg: FRAME_MAX, last: LAST_MAX, snapshot: SNAPSHOT_MAX, queue_bytes: QUEUE_BYTES },
+            halt: halts.global(),
+            scoped: halts.scoped(),
         };
-        let stop = self.app.stop.clone();
-        let first = tokio::select! {
-            first = tokio::time::timeout(HELLO, first) => first.map_err(|_| End::Close(close::HELLO, "no hello within 5 s"))??,
-            () = stop.cancelled() => return Err(End::Stop),
-        };
-        match first {
-            Some(Asked::Hello(1)) => {}
-            Some(Asked::Hello(_)) => return Err(End::Close(close::BAD_FRAME, "this gateway speaks version 1")),
-            Some(Asked::Close(code, reason)) => return Err(End::Close(code, reason)),
-            Some(_) => return Err(End::Close(close::BAD_FRAME, "the first frame must be hello")),
-            None => return Err(End::Gone),
-        }
-        if self.principal.as_ref().is_none_or(|p| self.app.auth.still(p).is_err()) {
-            return Err(End::Close(close::BAD_TOKEN, "a token is needed"));
-        }
-        let hub = self.app.hub.clone();
-        let ready = async { self.head.wait_for(|_| hub.ready()).await.map(|h| *h) };
-        let head = match tokio::time::timeout(HELLO, ready).await {
-            Ok(Ok(head)) => head,
-            _ => return Err(End::Close(close::UPSTREAM, "the log cannot be read now")),
-        };
-        self.subs.live = Cursor::at(head.seq);
-        self.subs.epoch = head.epoch;
-        let oldest = self.app.log().await.map_or(hub.ring_from(), |s| s.first_seq);
-        let halt = self.halt.borrow_and_update().json();
-        let welcome = json!({
-            "t": "welcome", "v": 1, "conn": uuid::Uuid::new_v4().simple().to_string(),
-            "head": head.seq.to_string(), "oldest": oldest.to_string(),
-            "ping_ms": PING.as_millis() as u64, "pong_ms": PONG.as_millis() as u64,
-            "limits": { "subs": SUBS_MAX, "msg": FRAME_MAX, "last": LAST_MAX },
-            "halt": halt,
-        });
-        self.out.feed(welcome.to_string()).await
+        self.send(&ServerFrame::Welcome(Box::new(welcome))).await
     }
 
     /// Everything that goes before data.
@@ -148,9 +206,20 @@ impl Session {
         if self.app.stop.is_cancelled() {
             return Err(End::Stop);
         }
-        if self.halt.has_changed().unwrap_or(false) {
-            let view = self.halt.borrow_and_update().json();
-            self.out.feed(frames::halt(&view)).await?;
+        if self.halts.has_changed().unwrap_or(false) {
+            let halts = self.halts.borrow_and_update().clone();
+            for state in halts.since(self.halt_seen) {
+                self.send(&ServerFrame::Halt(state)).await?;
+            }
+            self.halt_seen = halts.version();
+        }
+        let over = self.feed.principal().until.is_some_and(|t| stamp(t) <= clock::now());
+        if over || self.rights.has_changed().unwrap_or(false) {
+            self.rights.mark_unchanged();
+            self.app.auth.still(self.feed.principal()).map_err(|e| denied(&e))?;
+            if over {
+                return Err(End::Close(close::BAD_TOKEN, "the token is over"));
+            }
         }
         loop {
             match self.asked.try_recv() {
@@ -159,6 +228,10 @@ impl Session {
                 Err(mpsc::error::TryRecvError::Disconnected) => return Err(End::Gone),
             }
         }
+        self.ping().await
+    }
+
+    async fn ping(&mut self) -> Result<(), End> {
         let now = Instant::now();
         if let Some((sent, until)) = self.pong_by {
             if self.heard.since(sent) {
@@ -168,9 +241,9 @@ impl Session {
             }
         }
         if now >= self.ping_at && self.pong_by.is_none() {
-            let head = self.head.borrow().seq.to_string();
-            let ping = json!({ "t": "ping", "head": head, "upstream": self.app.hub.age_ms().is_some() });
-            self.out.feed(ping.to_string()).await?;
+            let head = self.app.hub.head().borrow().seq;
+            let ping = Ping { head: self.app.hub.cursor(head), upstream: self.app.hub.age_ms().is_some() };
+            self.send(&ServerFrame::Ping(ping)).await?;
             self.out.flush().await?;
             let sent = Instant::now();
             self.pong_by = Some((sent, sent + PONG));
@@ -180,89 +253,127 @@ impl Session {
     }
 
     async fn answer(&mut self, asked: Asked) -> Result<(), End> {
-        match asked {
-            Asked::Hello(_) => self.out.feed(frames::err(None, "bad_frame", "hello comes once")).await,
-            Asked::Answer(frame) => self.out.feed(frame).await,
-            Asked::Close(code, reason) => Err(End::Close(code, reason)),
-            Asked::Unsub(u) => {
-                let frame = if self.subs.remove(&u.id) {
-                    json!({ "t": "unsubd", "rid": u.rid, "id": u.id }).to_string()
-                } else {
-                    frames::err(u.rid, "unknown_sub", "there is no such subscription")
-                };
-                self.out.feed(frame).await
+        let frame = match asked {
+            Asked::Hello(_) => frames::err(None, Code::BadFrame, "hello comes once"),
+            Asked::Answer(frame) => *frame,
+            Asked::Close(code, reason) => return Err(End::Close(code, reason)),
+            Asked::Unsub(u) => self.unsubscribe(*u),
+            Asked::Auth(a) => self.refresh(*a).await?,
+            Asked::Sub(sub) => return self.subscribe(*sub).await,
+        };
+        self.send(&frame).await
+    }
+
+    fn unsubscribe(&mut self, u: Unsub) -> ServerFrame {
+        if self.feed.unsubscribe(&u.id) {
+            ServerFrame::Unsubd(Unsubd { rid: u.rid, id: u.id })
+        } else {
+            frames::err(u.rid, Code::UnknownSub, "there is no such subscription")
+        }
+    }
+
+    async fn refresh(&mut self, a: Auth) -> Result<ServerFrame, End> {
+        match self.app.auth.by_token(&a.token).await {
+            // Another person's rights on this connection would mix what both may see.
+            Ok(p) if p.name != self.feed.principal().name => {
+                Ok(frames::err(a.rid, Code::Forbidden, "the token is somebody else's: make a connection of your own"))
             }
-            Asked::Sub(sub) => self.subscribe(sub).await,
+            Ok(p) => {
+                let authed = Authed { rid: a.rid, role: p.role.as_str().into(), until: p.until.map(stamp) };
+                self.feed.set_principal(Arc::new(p));
+                Ok(ServerFrame::Authed(authed))
+            }
+            Err(Denied::Unavailable(why)) => Ok(ServerFrame::Err(haltline_common::types::feed::Err {
+                rid: a.rid,
+                code: Code::Unavailable,
+                msg: why,
+                retry: true,
+                gap: None,
+            })),
+            // The one before goes on counting as long as it is good.
+            Err(e) => Ok(frames::err(a.rid, Code::BadToken, e.to_string())),
+        }
+    }
+
+    async fn subscribe(&mut self, sub: Sub) -> Result<(), End> {
+        let (rid, id) = (sub.rid, sub.id.clone());
+        let mut before = Vec::new();
+        let outcome = self.feed.subscribe(sub, &self.app, &mut before).await;
+        self.give(before).await?;
+        match outcome {
+            Ok(begun) => {
+                metrics::WS_GAPS.add(u64::from(begun.gap.is_some()));
+                for frame in frames::begun(rid, &id, begun) {
+                    self.send(&frame).await?;
+                }
+                Ok(())
+            }
+            Err(refused) => self.send(&frames::refused(rid, &id, refused)).await,
         }
     }
 
     /// A piece of what the subscriptions want; whether there is more at once.
     async fn data(&mut self) -> Result<bool, End> {
-        let head = *self.head.borrow_and_update();
+        if let Some(at) = self.again_at {
+            if Instant::now() < at {
+                return Ok(false);
+            }
+            self.again_at = None;
+        }
         let mut out = Vec::new();
-        if head.epoch != self.subs.epoch {
-            self.subs.replaced(head.epoch, &mut out);
+        let outcome = self.feed.step(&mut out).await;
+        self.give(out).await?;
+        if let Some(c) = self.feed.mark() {
+            self.send(&ServerFrame::Mark(Mark { c })).await?;
         }
-        let mut failed = None;
-        for (id, pos) in self.subs.behind() {
-            match self.app.hub.after(pos).await {
-                Ok(chunk) if chunk.epoch == self.subs.epoch => {
-                    if self.subs.take_behind(&id, &chunk, &mut out) {
-                        out.push(caught_up(&id, self.subs.live.pos));
-                    }
+        match outcome {
+            Ok(more) => {
+                self.failing = None;
+                Ok(more)
+            }
+            Err(error) => {
+                tracing::debug!(error, "the log cannot be read for a client");
+                let since = *self.failing.get_or_insert_with(Instant::now);
+                if since.elapsed() > UPSTREAM {
+                    return Err(End::Close(close::UPSTREAM, "the log cannot be read now"));
                 }
-                Ok(_) => {} // replaced meanwhile: noticed in the next round
-                Err(error) => failed = Some(error),
-            }
-            self.give(&mut out).await?;
-        }
-        if !self.subs.any_live() {
-            self.subs.live.pos = if self.subs.behind().is_empty() { head.seq } else { self.subs.live.pos };
-        } else if self.subs.live.pos < head.seq {
-            match self.app.hub.after(self.subs.live.pos).await {
-                Ok(chunk) if chunk.epoch == self.subs.epoch => self.subs.take_live(&chunk, &mut out),
-                Ok(_) => {}
-                Err(error) => failed = Some(error),
+                self.again_at = Some(Instant::now() + AGAIN);
+                Ok(false)
             }
         }
-        self.give(&mut out).await?;
-        if let Some(error) = failed {
-            tracing::debug!(error, "the log cannot be read for a client");
-            let since = *self.failing.get_or_insert_with(Instant::now);
-            if since.elapsed() > UPSTREAM {
-                return Err(End::Close(close::UPSTREAM, "the log cannot be read now"));
-            }
-            self.out.flush().await?;
-            tokio::time::sleep(AGAIN).await;
-        } else {
-            self.failing = None;
-        }
-        Ok(!self.subs.behind().is_empty() || (self.subs.any_live() && self.subs.live.pos < self.head.borrow().seq))
     }
 
-    async fn give(&mut self, out: &mut Vec<String>) -> Result<(), End> {
-        let mut events = 0;
-        for frame in out.drain(..) {
-            if frame.starts_with(r#"{"t":"ev""#) {
-                events += 1;
-            } else if frame.contains(r#""t":"gap""#) {
-                metrics::WS_GAPS.inc();
+    async fn give(&mut self, out: Vec<Out>) -> Result<(), End> {
+        // One at a time: what a client that does not read holds is one frame besides the run.
+        for one in out {
+            match one {
+                Out::Event(..) => metrics::WS_DELIVERIES.inc(),
+                Out::Gap(..) => metrics::WS_GAPS.inc(),
+                Out::Live(..) => {}
             }
-            self.out.feed(frame).await?;
+            self.out.feed(frames::of(&self.app.hub, &one)).await?;
         }
-        metrics::WS_DELIVERIES.add(events);
         Ok(())
     }
 
     /// Waits for something to do.
     async fn idle(&mut self) -> Result<(), End> {
-        let timer = self.pong_by.map_or(self.ping_at, |(_, until)| until.min(self.ping_at));
+        let mut timer = self.pong_by.map_or(self.ping_at, |(_, until)| until.min(self.ping_at)).min(self.feed.mark_at());
+        timer = self.again_at.map_or(timer, |at| timer.min(at));
+        if let Some(until) = self.feed.principal().until {
+            timer = timer.min(Instant::now() + Duration::from_millis(stamp(until).millis_since(clock::now()) + 1));
+        }
         let stop = self.app.stop.clone();
         tokio::select! {
-            changed = self.head.changed() => changed.map_err(|_| End::Close(close::UPSTREAM, "the log cannot be read now")),
-            changed = self.halt.changed() => {
+            // While the log cannot be read there is nothing to be had from a change.
+            () = self.feed.changed(), if self.again_at.is_none() => Ok(()),
+            changed = self.halts.changed() => {
                 // Left marked as changed for `control` to send it.
-                self.halt.mark_changed();
+                self.halts.mark_changed();
+                changed.map_err(|_| End::Gone)
+            }
+            changed = self.rights.changed() => {
+                self.rights.mark_changed();
                 changed.map_err(|_| End::Gone)
             }
             asked = self.asked.recv() => match asked {

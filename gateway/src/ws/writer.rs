@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures_util::{SinkExt, stream::SplitSink};
+use haltline_common::types::feed::{Bye, ServerFrame, close};
 use tokio_util::sync::CancellationToken;
 
-use super::close;
+use super::frames;
 
 /// A client that takes nothing for this long is closed.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
@@ -54,15 +55,13 @@ impl Writer {
             let (code, reason) = match end {
                 End::Gone => return,
                 End::Close(code, reason) => (code, reason),
-                End::Stop => {
-                    let after = reconnect_after();
-                    let bye = serde_json::json!({ "t": "bye", "code": close::SHUTDOWN, "reason": "shutdown", "reconnect": true, "after_ms": after });
-                    if self.sink.feed(Message::Text(bye.to_string().into())).await.is_err() {
-                        return;
-                    }
-                    (close::SHUTDOWN, "shutdown")
-                }
+                End::Stop => (close::SHUTDOWN, "shutdown"),
             };
+            let again = close::again(code);
+            let bye = Bye { code, reason: reason.into(), reconnect: again, after_ms: again.then(reconnect_after) };
+            if self.sink.feed(Message::Text(frames::text(&ServerFrame::Bye(bye)).into())).await.is_err() {
+                return;
+            }
             let _ = self.sink.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
         };
         // A client that takes nothing is left to its fate.

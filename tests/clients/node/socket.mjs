@@ -67,6 +67,8 @@ async function subscribed(filter, from, id = "s") {
   return socket;
 }
 
+// Only a test looks into a cursor.
+const seq = (cursor) => Number(cursor.split(".")[1]);
 const counters = (frames, id = "s") => frames.map((f) => f.s[id]);
 let id;
 
@@ -107,7 +109,8 @@ await check("REST: errors are problem+json with a code and a field", async () =>
 await check("hello and welcome", async () => {
   const [socket, welcome] = await greeted();
   equal([socket.ws.protocol, welcome.v, welcome.halt.state], ["haltline.v1.json", 1, "normal"], "welcome");
-  truth(Number(welcome.head) > 0, "head");
+  truth(seq(welcome.head) > 0, "head");
+  truth(seq(welcome.oldest) <= seq(welcome.head) && welcome.role === "admin" && welcome.limits.subs === 128, "welcome");
   await socket.close();
 });
 
@@ -155,9 +158,49 @@ await check("resume behind a cursor: nothing twice, nothing missing", async () =
   equal(counters(after), [1, 2, 3, 4, 5], "counters of the new subscription");
   await second.next("live");
   await second.close();
-  const third = await subscribed({ execution: [id] }, { seq: Number(before.at(-1).c) + 1 });
+  const third = await subscribed({ execution: [id] }, { seq: seq(before.at(-1).c) + 1 });
   equal((await third.events(5)).map((f) => f.c), after.map((f) => f.c), "the same by sequence");
   await third.close();
+});
+
+await check("sub since a time, and with a nested filter", async () => {
+  const began = (await http("GET", `/v1/executions/${id}`)).body.started_at;
+  const filter = { and: [{ execution: [{ prefix: id.slice(0, -2) }] }, { not: { type: ["*_started"] } }], or: [{ node: ["n1", "n2"] }, { type: ["execution_*"] }] };
+  const socket = await subscribed(filter, { since: began });
+  const types = (await socket.events(3)).map((f) => f.d.type);
+  equal(types, ["node_completed", "node_completed", "execution_completed"], "types");
+  await socket.close();
+});
+
+await check("a snapshot: the run with its nodes, then what comes", async () => {
+  const socket = await subscribed({ execution: [id] }, { snapshot: true });
+  const snap = await socket.next("snap");
+  equal([snap.last, snap.items.length, snap.items[0].status], [true, 1, "completed"], "snapshot");
+  equal(Object.values(snap.items[0].nodes).map((n) => n.status), ["completed", "completed", "completed"], "nodes");
+  await socket.next("live");
+  await socket.close();
+  const all = await subscribed({ workflow: ["node"] }, { snapshot: true }, "all");
+  truth((await all.next("snap")).items.some((e) => e.execution_id === id), "the list has the run");
+  const now = await run("node");
+  complete((await all.events(8)).map((f) => f.d));
+  equal((await http("GET", `/v1/executions/${now}`)).body.status, "completed", "status");
+  await all.close();
+});
+
+await check("filters and places that are wrong are refused, the connection goes on", async () => {
+  const [socket] = await greeted();
+  const wrong = [
+    [{ filter: { worklow: ["x"] } }, "bad_frame"], [{ filter: { type: ["*a*b*c*d*"] } }, "bad_filter"],
+    [{ from: { last: 1001 } }, "bad_from"], [{ from: { cursor: "e7.1" } }, "bad_frame"], [{ id: "a b" }, "bad_id"],
+  ];
+  for (const [more, code] of wrong) {
+    socket.send({ t: "sub", rid: 5, id: "w", ...more });
+    const err = await socket.next("err");
+    equal([err.rid, err.code], [5, code], JSON.stringify(more));
+  }
+  socket.send({ t: "auth", rid: 6, token: "t" });
+  equal((await socket.next("authed")).rid, 6, "auth");
+  await socket.close();
 });
 
 await check("an event for two subscriptions is sent once, with a counter for each", async () => {
@@ -172,9 +215,23 @@ await check("an event for two subscriptions is sent once, with a counter for eac
 });
 
 await check("a place beyond the log is told as a gap", async () => {
-  const socket = await subscribed({}, { cursor: "999999999" });
-  equal((await socket.next("gap")).reason, "epoch", "reason");
+  const [first, welcome] = await greeted();
+  await first.close();
+  const [epoch] = welcome.head.split(".");
+  const socket = await subscribed({}, { cursor: `${epoch}.999999999.-` });
+  const gap = await socket.next("gap");
+  equal([gap.reason, gap.lost], ["epoch", null], "gap");
   await socket.close();
+  // A cursor of a message that is not there: the stream was restored, or another one.
+  const wrong = await subscribed({ execution: [id] }, { cursor: `${epoch}.${seq(welcome.head)}.000000` });
+  equal((await wrong.next("gap")).reason, "epoch", "reason");
+  complete((await wrong.events(8)).map((f) => f.d));
+  await wrong.close();
+  const [third] = await greeted();
+  third.send({ t: "sub", rid: 9, id: "r", from: { cursor: `${epoch}.999999999.-` }, if_gap: "reject" });
+  const err = await third.next("err");
+  equal([err.rid, err.code, err.gap.reason], [9, "gap", "epoch"], "refusal");
+  await third.close();
 });
 
 await check("a halt from the nats CLI arrives; REST refuses with 423; then it is over", async () => {

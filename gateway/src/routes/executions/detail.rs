@@ -79,8 +79,8 @@ pub(super) async fn events(
         for (seq, event) in page.messages {
             pos = seq;
             let Some(event) = event.filter(|e| seen.insert(e.id.clone())) else { continue };
-            bytes += event.json.len();
-            let mut map: Map<String, Value> = serde_json::from_str(&event.json).unwrap_or_default();
+            bytes += event.json().len();
+            let mut map: Map<String, Value> = serde_json::from_str(event.json()).unwrap_or_default();
             map.insert("seq".into(), seq.into());
             found.push(map);
         }

@@ -164,7 +164,7 @@ impl Reader<'_> {
                     }
                 }
                 Ok(Some(Item::Lost { reason, .. })) => bail!("reading was interrupted ({reason}); start again"),
-                Ok(Some(Item::Reset) | None) => bail!("the stream was recreated meanwhile; start again"),
+                Ok(Some(Item::Reset { .. }) | None) => bail!("the stream was recreated meanwhile; start again"),
             }
         }
         Ok(())

@@ -43,7 +43,7 @@ async fn each(client: &Client, stream: String, mut visit: impl FnMut(&[u8])) -> 
         match tokio::time::timeout(PATIENCE, tail.next()).await {
             Ok(Some(Item::Message(m))) => visit(&m.payload),
             Ok(Some(Item::CaughtUp { .. })) => return Ok(()),
-            Ok(Some(Item::Lost { .. } | Item::Reset)) => {}
+            Ok(Some(Item::Lost { .. } | Item::Reset { .. })) => {}
             Ok(None) | Err(_) => bail!("reading the server back stopped"),
         }
     }

@@ -1,0 +1,147 @@
+//! The state of what a subscription matches: executions as a listing shows them; for executions that
+//! are named, their nodes as well.
+
+use std::collections::BTreeMap;
+
+use haltline_client::Code;
+use haltline_common::{
+    history,
+    types::{
+        Timestamp,
+        event::{Event, EventType},
+        feed::{Filter, Subject},
+    },
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{app::App, auth::Principal, index::Summary};
+
+/// Executions of a snapshot at most: what a page can show, in a few hundred kilobytes.
+pub(crate) const SNAPSHOT_MAX: usize = 1000;
+
+/// Executions, newest first.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct State {
+    pub items: Vec<Value>,
+    /// There are more.
+    pub more: bool,
+}
+
+/// Where snapshots come from.
+pub(crate) trait Snapshots {
+    /// The state of what `filter` matches and `principal` may see: of everything up to `pos`, and
+    /// maybe of something behind it.
+    fn state(&self, filter: &Filter, principal: &Principal, pos: u64) -> impl Future<Output = Result<State, String>> + Send;
+}
+
+impl Snapshots for App {
+    async fn state(&self, filter: &Filter, principal: &Principal, pos: u64) -> Result<State, String> {
+        match filter.executions() {
+            Some(ids) => named(self, &ids, filter, principal, pos).await,
+            None => listed(self, filter, principal).await,
+        }
+    }
+}
+
+/// Executions that are read with their nodes: each costs a few requests.
+const NAMED_MAX: usize = 16;
+
+async fn listed(app: &App, filter: &Filter, principal: &Principal) -> Result<State, String> {
+    if !app.index.ready() {
+        return Err("the executions have not been read yet".into());
+    }
+    let wants = |s: &Summary| {
+        let subject = Subject {
+            execution: &s.execution_id,
+            workflow: &s.workflow_id,
+            bot: &s.bot_id,
+            strategy: &s.strategy_id,
+            ..Subject::default()
+        };
+        principal.sees(&s.workflow_id, &s.bot_id, &s.strategy_id) && filter.may_match(&subject)
+    };
+    let (found, more) = app.index.read().newest(wants, SNAPSHOT_MAX);
+    let items = found.iter().filter_map(|s| serde_json::to_value(s).ok()).collect();
+    Ok(State { items, more })
+}
+
+async fn named(app: &App, ids: &[&str], filter: &Filter, principal: &Principal, pos: u64) -> Result<State, String> {
+    let mut state = State { items: Vec::new(), more: ids.len() > NAMED_MAX };
+    for id in ids.iter().take(NAMED_MAX) {
+        let record = match app.client.record(id).await {
+            Ok(record) => record,
+            Err(e) if e.code == Code::UnknownExecution => continue,
+            Err(e) => return Err(e.to_string()),
+        };
+        let c = &record.correlation;
+        let subject = Subject { execution: id, workflow: &c.workflow_id, bot: &c.bot_id, strategy: &c.strategy_id, ..Subject::default() };
+        if !principal.sees(&c.workflow_id, &c.bot_id, &c.strategy_id) || !filter.may_match(&subject) {
+            continue;
+        }
+        let events = history::events(&app.link, id).await.map_err(|e| e.to_string())?;
+        let mut nodes: BTreeMap<&str, Node<'_>> = BTreeMap::new();
+        for (_, event) in events.iter().filter(|(seq, _)| *seq <= pos) {
+            if let Some(node) = &event.node_id {
+                nodes.entry(node).or_default().take_in(event);
+            }
+        }
+        let mut item = serde_json::to_value(&record).unwrap_or_default();
+        if let Value::Object(map) = &mut item {
+            // What only recovery needs, and what may be large.
+            for hidden in ["v", "key", "body", "input", "notify", "results", "shard"] {
+                map.remove(hidden);
+            }
+            map.insert("nodes".into(), serde_json::to_value(&nodes).unwrap_or_default());
+        }
+        state.items.push(item);
+    }
+    Ok(state)
+}
+
+/// A node as its events tell it.
+#[derive(Debug, Default, Serialize)]
+struct Node<'a> {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worker_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_type: Option<&'a str>,
+}
+
+impl<'a> Node<'a> {
+    fn take_in(&mut self, event: &'a Event) {
+        let status = match event.kind {
+            EventType::NodeStarted => "running",
+            EventType::NodeCompleted => "completed",
+            EventType::NodeFailed => "failed",
+            EventType::NodeRetrying => "retrying",
+            EventType::NodeRefused => "refused",
+            EventType::NodeSkipped => "skipped",
+            EventType::NodeUnknown => "unknown",
+            _ => return,
+        };
+        self.status = status;
+        self.attempt = event.attempt.or(self.attempt);
+        self.worker_id = event.worker_id.as_deref().or(self.worker_id);
+        self.error = event.error.as_deref();
+        self.error_type = event.error_type.as_deref();
+        self.duration_ms = event.duration_ms;
+        if event.kind == EventType::NodeStarted {
+            self.started_at = Some(event.timestamp);
+            self.ended_at = None;
+        } else if !matches!(event.kind, EventType::NodeRetrying | EventType::NodeUnknown) {
+            self.ended_at = Some(event.timestamp);
+        }
+    }
+}
