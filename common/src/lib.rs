@@ -18,6 +18,7 @@ pub mod outbox;
 pub mod planted;
 pub mod publisher;
 pub mod retry;
+pub mod risk;
 pub mod shutdown;
 pub mod sync;
 pub mod tail;

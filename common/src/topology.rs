@@ -181,6 +181,12 @@ fn streams(names: &Names, s: &StorageSettings) -> Vec<StreamSpec> {
             "Haltline coordinator checkpoints: up to where the log and the records are taken care of",
             json!({ "max_bytes": 64 << 20 }),
         ),
+        bucket(
+            names.risk_bucket(),
+            "risk",
+            "Haltline risk: reserved.<scope> is what actions have reserved and spent, watched what outcomes show, heartbeat.<scope> a dead-man switch",
+            json!({ "max_bytes": 1 << 30 }),
+        ),
     ]
 }
 

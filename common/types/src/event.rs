@@ -8,7 +8,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Timestamp, control::Flag, record::FailedNode};
+use crate::{
+    Timestamp,
+    control::Flag,
+    record::FailedNode,
+    risk::{Breach, Noted},
+};
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -46,6 +51,10 @@ pub enum EventType {
     ExecutionTimedOut,
     /// The control flag changed; belongs to no execution.
     EmergencyStateChanged,
+    /// A risk limit is near; belongs to no execution.
+    RiskLimitWarning,
+    /// A risk limit was reached, or refused an action; belongs to no execution.
+    RiskLimitBreached,
 }
 
 impl EventType {
@@ -79,6 +88,8 @@ impl EventType {
             Self::ExecutionCancelled => "execution_cancelled",
             Self::ExecutionTimedOut => "execution_timed_out",
             Self::EmergencyStateChanged => "emergency_state_changed",
+            Self::RiskLimitWarning => "risk_limit_warning",
+            Self::RiskLimitBreached => "risk_limit_breached",
         }
     }
 }
@@ -200,6 +211,15 @@ pub struct Event {
     /// On terminal events: nodes of whose side effects nobody knows whether they happened.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unknown_nodes: Vec<UnknownNode>,
+    /// On a node's result: what it says about risk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub risk: Vec<Noted>,
+    /// On `risk_limit_warning` and `risk_limit_breached`: rule, limit, what is measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breach: Option<Box<Breach>>,
+    /// On `risk_limit_breached`: the id of the event, or the time, that it followed from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caused_by: Option<String>,
 }
 
 /// A node of whose side effect nobody knows whether it happened.
@@ -283,6 +303,9 @@ impl Event {
             intent: None,
             unsettled: Vec::new(),
             unknown_nodes: Vec::new(),
+            risk: Vec::new(),
+            breach: None,
+            caused_by: None,
         }
     }
 }
@@ -329,6 +352,10 @@ pub mod event_id {
     /// Of `node_skipped`.
     pub fn node_skipped(execution_id: &str, node_id: &str) -> String {
         format!("{execution_id}/{node_id}/skipped")
+    }
+    /// Of `risk_limit_warning` (`word` is `warning`) or `risk_limit_breached` of a rule, by its key and what it followed from.
+    pub fn risk(rule_key: &str, by: &str, word: &str) -> String {
+        format!("{rule_key}/{by}/{word}")
     }
     /// Of `emergency_state_changed` for a revision of a control key.
     pub fn control(key: &str, revision: u64) -> String {

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod millis;
 pub mod names;
 pub mod record;
+pub mod risk;
 pub mod submit;
 pub mod task;
 pub mod timestamp;

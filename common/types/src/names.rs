@@ -7,6 +7,7 @@
 //! | `<ns>.events.<shard>.input.<execution>` | events that decide: node results |
 //! | `<ns>.events.<shard>.input.<execution>.command` | commands, stored before they are acted on |
 //! | `<ns>.events.control.note.global` | changes of the control flag |
+//! | `<ns>.events.control.note.risk` | warnings and breaches of risk limits |
 //! | `<ns>.tasks.<type>.<shard>.<execution>` | tasks |
 //! | `<ns>.sync_probe` | nothing: writes that measure when the server syncs |
 //! | `<ns>.submit.<shard>`, `<ns>.cancel.<shard>`, `<ns>.resolve.<shard>` | requests to a coordinator (core NATS) |
@@ -88,6 +89,10 @@ impl Names {
     pub fn checkpoints_bucket(&self) -> String {
         format!("{}_checkpoints", self.ns)
     }
+    /// Bucket of what risk limits count.
+    pub fn risk_bucket(&self) -> String {
+        format!("{}_risk", self.ns)
+    }
     /// The stream behind a bucket.
     pub fn bucket_stream(bucket: &str) -> String {
         format!("KV_{bucket}")
@@ -146,6 +151,22 @@ impl Names {
     /// Changes of the control flag, as events.
     pub fn control_events(&self) -> String {
         format!("{}.events.control.note.global", self.ns)
+    }
+    /// Warnings and breaches of risk limits, as events.
+    pub fn risk_events(&self) -> String {
+        format!("{}.events.control.note.risk", self.ns)
+    }
+    /// All events, without commands.
+    pub fn events_only(&self) -> String {
+        format!("{}.events.*.*.*", self.ns)
+    }
+    /// All rules of risk limits, in the control bucket.
+    pub fn risk_rules(&self) -> String {
+        Self::kv_subject(&self.control_bucket(), "risk.>")
+    }
+    /// The key that a bucket's subject is about.
+    pub fn key_of<'s>(bucket: &str, subject: &'s str) -> Option<&'s str> {
+        subject.strip_prefix("$KV.")?.strip_prefix(bucket)?.strip_prefix('.')
     }
 
     /// All tasks.
@@ -249,6 +270,9 @@ mod tests {
             }
         }
         assert_eq!(Names::execution_token(&n.control_events()), None);
+        assert_eq!(Names::execution_token(&n.risk_events()), None);
+        assert_eq!(Names::key_of("t_risk", "$KV.t_risk.reserved.bot.b"), Some("reserved.bot.b"));
+        assert_eq!(Names::key_of("t_risk", "$KV.t_risks.reserved"), None);
         for bad in ["", "a.b", "a b", "a_b", "*"] {
             assert!(Names::new(bad).is_err(), "{bad}");
         }
