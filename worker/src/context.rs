@@ -16,7 +16,7 @@ use rust_decimal::Decimal;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-use crate::effects::Effects;
+use crate::{effects::Effects, reserve::Reserve};
 
 /// What a node gives, by output name.
 pub type Outputs = Map<String, Value>;
@@ -116,6 +116,7 @@ pub struct Context {
     pub cancel: CancellationToken,
     pub(crate) control: Option<ControlWatch>,
     pub(crate) effects: Option<Arc<Effects>>,
+    pub(crate) reserve: Option<Arc<Reserve>>,
 }
 
 impl Context {
@@ -155,7 +156,8 @@ impl Context {
     /// Performs a side effect, if the control flag allows it at this very moment. The only door to
     /// the world outside: what does not pass here is not stopped by a halt, and not on record.
     ///
-    /// That it is about to happen is stored before it does, and its outcome after it. What `perform`
+    /// What risk limits say it takes ([`Node::order`](crate::Node::order)) is reserved first; where they do not allow it, this
+    /// fails with `RiskLimitExceeded`, and nothing is sent. That it is about to happen is stored before it does, and its outcome after it. What `perform`
     /// gives as an error counts as "it may have happened", unless the error says otherwise
     /// ([`NodeError::not_done`]); then the node's type is asked before anything is repeated
     /// ([`Node::resolve`](crate::Node::resolve)). Send [`Context::idempotency_key`] and
@@ -175,6 +177,10 @@ impl Context {
             let message = "the node's type says that it does nothing outside; let it describe itself as one that acts";
             return Err(NodeError::fatal("UndeclaredEffect", message).not_done());
         };
+        if let Some(reserve) = &self.reserve {
+            reserve.before(self).await?;
+            fault::point("worker.reserved");
+        }
         let index = effects.intend(self.idempotency_key()).await?;
         // Storing it took time, in which the flag may have changed.
         if let Err(refusal) = self.allowed() {
@@ -231,6 +237,7 @@ impl Context {
             cancel: CancellationToken::new(),
             control: None,
             effects: None,
+            reserve: None,
         }
     }
 }

@@ -57,6 +57,8 @@ struct State {
     /// Of earlier attempts: still without an outcome.
     earlier: Vec<Intent>,
     lost: bool,
+    /// An effect is settled as done.
+    done: bool,
 }
 
 /// What an attempt left in the log.
@@ -186,6 +188,7 @@ impl Effects {
             self.publish(&id, settled).await;
         }
         if settled == Settled::Done {
+            self.state().done = true;
             // The same key again: what came before it was the same effect.
             self.settle_earlier(settled).await;
         }
@@ -217,6 +220,11 @@ impl Effects {
     pub fn is_unsettled(&self) -> bool {
         let state = self.state();
         state.intents.iter().any(|(_, phase)| *phase == Phase::Performing) || state.earlier.iter().any(|i| !i.done)
+    }
+
+    /// Whether something certainly happened.
+    pub fn is_done(&self) -> bool {
+        self.state().done
     }
 
     /// The one to ask about.

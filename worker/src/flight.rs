@@ -18,6 +18,7 @@ use haltline_common::{
     metrics,
     planted::{Bug, planted},
     publisher::Publisher,
+    risk::Door,
     topology::TASK_ACK_WAIT,
     types::event::Command,
 };
@@ -45,6 +46,8 @@ pub struct Flight {
     pub control: ControlWatch,
     /// Node types.
     pub registry: Registry,
+    /// What side effects reserve from.
+    pub door: Door,
     /// Slots by type.
     pub slots: HashMap<String, Arc<Semaphore>>,
     /// The worker takes no new work and starts no further node.
@@ -93,6 +96,7 @@ impl Flight {
         publisher: Publisher,
         control: ControlWatch,
         registry: Registry,
+        door: Door,
         slots: HashMap<String, Arc<Semaphore>>,
         draining: CancellationToken,
     ) -> Self {
@@ -102,6 +106,7 @@ impl Flight {
             publisher,
             control,
             registry,
+            door,
             slots,
             draining,
             abandon: CancellationToken::new(),

@@ -10,6 +10,7 @@ pub mod nodes;
 mod presence;
 mod puller;
 mod registry;
+mod reserve;
 mod run;
 mod task;
 

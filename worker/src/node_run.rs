@@ -15,7 +15,7 @@ use haltline_common::{
     clock,
     planted::{Bug, planted},
     retry,
-    types::definition::RetryPolicy,
+    types::{definition::RetryPolicy, risk::Noted},
 };
 use haltline_core::{Intent, NodeOutcome, Settled, TaskRun};
 use serde_json::{Map, Value};
@@ -25,6 +25,7 @@ use crate::{
     effects::{Effects, Left},
     flight::{Entered, Flight},
     registry::{Node, Resolved},
+    reserve::{Came, Reserve},
 };
 
 /// How long a cancelled node may take to end by itself.
@@ -50,16 +51,16 @@ pub async fn attempt(
     attempt: u32,
     inputs: Map<String, Value>,
     entered: &Entered,
-) -> (Attempted, Option<Left>) {
+) -> (Attempted, Option<Left>, Vec<Noted>) {
     let task = run.task();
     let node = &task.nodes[index];
     let (Some(implementation), Some(slots)) = (flight.registry.get(&node.kind), flight.slots.get(&node.kind)) else {
         let message = format!("this worker has no node type `{}`", node.kind);
-        return (Attempted::Ended(failed("UnknownType", message, false), 0.0), None);
+        return (Attempted::Ended(failed("UnknownType", message, false), 0.0), None, Vec::new());
     };
     let permit = tokio::select! {
         permit = slots.acquire() => permit,
-        () = flight.draining.cancelled() => return (Attempted::GivenUp, None),
+        () = flight.draining.cancelled() => return (Attempted::GivenUp, None, Vec::new()),
     };
     // What does nothing outside pays nothing for it.
     let acts = flight.registry.acts(&node.kind);
@@ -68,6 +69,11 @@ pub async fn attempt(
         let intent = run.intend(clock::now());
         let suffix = run.message_id(&intent).split_off(intent.id.len());
         Arc::new(Effects::new(flight.clone(), entered.id(), intent, suffix, run.intended(), in_doubt.clone()))
+    });
+    let described = implementation.describe();
+    let reserve = acts.then(|| {
+        let (door, of) = (flight.door.clone(), implementation.clone());
+        Arc::new(Reserve::new(door, of, &task.correlation, &node.kind, &described.venue, described.effect))
     });
     let ctx = Context {
         correlation: task.correlation.clone(),
@@ -81,6 +87,7 @@ pub async fn attempt(
         cancel: entered.cancel.clone(),
         control: Some(flight.control.clone()),
         effects,
+        reserve,
     };
     let started = Instant::now();
     let work = Attempt {
@@ -109,12 +116,13 @@ pub async fn attempt(
             "node attempt failed"
         );
     }
+    let noted = work.settle_risk(&attempted).await;
     // What a newer delivery has overtaken says nothing any more.
     let left = match &work.ctx.effects {
         Some(effects) if !matches!(attempted, Attempted::Stale) => Some(effects.leave().await),
         _ => None,
     };
-    (attempted, left)
+    (attempted, left, noted)
 }
 
 enum Done {
@@ -139,6 +147,21 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
+    /// What was reserved becomes what it came to; what the result says about risk.
+    async fn settle_risk(&self, attempted: &Attempted) -> Vec<Noted> {
+        let (Some(reserve), Some(effects)) = (&self.ctx.reserve, &self.ctx.effects) else { return Vec::new() };
+        let came = match attempted {
+            // A newer delivery goes on with the same key: what is reserved is its.
+            Attempted::Stale => Came::InDoubt,
+            Attempted::Ended(NodeOutcome::Completed(outputs), _) => Came::Completed(outputs),
+            _ if effects.is_unsettled() => Came::InDoubt,
+            Attempted::Ended(NodeOutcome::Failed { error_type, .. }, _) => Came::Failed { error_type, done: effects.is_done() },
+            _ if effects.is_done() => Came::Failed { error_type: "", done: true },
+            Attempted::Ended(..) | Attempted::Unsure | Attempted::GivenUp => Came::NotDone,
+        };
+        reserve.after(&self.ctx, came).await
+    }
+
     /// Asks about what is in doubt, runs, and asks about what the run left in doubt.
     async fn all(&self, in_doubt: Option<&Intent>) -> Done {
         let Some(effects) = &self.ctx.effects else {

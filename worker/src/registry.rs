@@ -7,6 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use haltline_common::types::catalog::{Effect, NodeType, is_type_name};
+use haltline_common::types::risk::{Noted, Order};
 
 use haltline_core::Intent;
 
@@ -43,6 +44,21 @@ pub trait Node: Send + Sync + 'static {
     /// It only looks: an error is an attempt that failed, and it is asked again.
     async fn resolve(&self, _ctx: &Context, _intent: &Intent) -> Result<Resolved, NodeError> {
         Ok(Resolved::Unknown("nobody can be asked what became of it".into()))
+    }
+
+    /// The order that this node's side effect is, if it is one, with the highest price that it can be filled at: what
+    /// risk limits reserve before it. What is no order counts as an action alone.
+    ///
+    /// # Errors
+    /// When inputs or parameters are not what an order needs.
+    fn order(&self, _ctx: &Context) -> Result<Option<Order>, NodeError> {
+        Ok(None)
+    }
+
+    /// What outputs say about risk: the fill of an order (its id is [`Context::idempotency_key`]), a price. Risk limits
+    /// count nothing else; `venue` is where the node acts.
+    fn noted(&self, _ctx: &Context, _outputs: &Outputs, _venue: &str) -> Vec<Noted> {
+        Vec::new()
     }
 
     /// Whether this node may simply be repeated where nobody can be asked: its receiver recognises the

@@ -14,6 +14,7 @@ use haltline_common::{
     control_watch::ControlWatch,
     kv,
     publisher::Publisher,
+    risk::{Door, RiskRules},
     topology,
     types::{
         catalog::built_in_types,
@@ -51,7 +52,8 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
     let mut control = ControlWatch::start(&link, "worker");
     control.ready(Duration::from_secs(5)).await;
     let semaphores: HashMap<_, _> = slots.iter().map(|(kind, n)| (kind.clone(), Arc::new(Semaphore::new(*n)))).collect();
-    let flight = Arc::new(Flight::new(link.clone(), worker_id.clone(), publisher, control, registry, semaphores, stop.clone()));
+    let door = Door::new(&link, &publisher, RiskRules::start(&link, "worker"));
+    let flight = Arc::new(Flight::new(link.clone(), worker_id.clone(), publisher, control, registry, door, semaphores, stop.clone()));
     let mut stops = link.client.subscribe(link.names.stop_all()).await?;
     let started_at = clock::now();
     presence::write(&flight, &slots, started_at).await;

@@ -17,6 +17,7 @@ use haltline_common::{
     types::{
         event::{Event, EventType},
         json,
+        risk::Noted,
         task::Task,
     },
 };
@@ -270,7 +271,7 @@ impl Walk {
         inputs: serde_json::Map<String, serde_json::Value>,
         pending: &mut Vec<Receipt>,
     ) -> Step {
-        let (attempted, left) = node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered).await;
+        let (attempted, left, noted) = node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered).await;
         if let Some(left) = left {
             left.events.iter().for_each(|event| self.run.effect(event));
             pending.extend(left.answers);
@@ -295,8 +296,8 @@ impl Walk {
         match self.run.after(outcome, &gate, can_run_next, clock::now(), duration_ms, |policy, attempt| {
             retry::delay_after(policy, attempt).as_millis() as u64
         }) {
-            After::Note(e) => Step::Note(e),
-            After::End(e) => Step::End(e),
+            After::Note(e) => Step::Note(with_risk(e, noted)),
+            After::End(e) => Step::End(with_risk(e, noted)),
             After::Retry(e, wait) => Step::Retry(e, wait),
         }
     }
@@ -389,4 +390,12 @@ async fn confirm(pending: &mut Vec<Receipt>) -> bool {
         }
     }
     all
+}
+
+/// A node's result says what its attempt says about risk.
+fn with_risk(mut event: Box<Event>, noted: Vec<Noted>) -> Box<Event> {
+    if matches!(event.kind, EventType::NodeCompleted | EventType::NodeFailed) {
+        event.risk = noted;
+    }
+    event
 }

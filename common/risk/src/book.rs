@@ -77,7 +77,7 @@ pub struct Book {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denied {
     /// A rule.
-    Limit(Breach),
+    Limit(Box<Breach>),
     /// A rule that counts money, and the order has no price that bounds it.
     NoPrice(String),
     /// The record has no room, or an amount no decimal form.
@@ -120,7 +120,7 @@ impl Book {
             let (current, asked) = (amount(self)?, amount(&after)?);
             // What does not make it worse is let through: a limit that was lowered must not keep anyone in a position.
             if bound && asked > rule.limit && asked > current {
-                return Err(Denied::Limit(rule.breach(current, Some(asked))));
+                return Err(Denied::Limit(Box::new(rule.breach(current, Some(asked)))));
             }
             if rule.warns(asked) && !rule.warns(current) {
                 near.push(rule.breach(current, Some(asked)));

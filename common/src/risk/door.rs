@@ -50,7 +50,7 @@ pub struct Reserved {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Refusal {
     /// A limit.
-    Limit(Breach),
+    Limit(Box<Breach>),
     /// It cannot be counted: why.
     Uncountable(String),
     /// A limit on money applies and nothing bounds the order's price: which.

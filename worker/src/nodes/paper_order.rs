@@ -1,7 +1,8 @@
 //! `paper_order`: places an order on the paper market.
 //!
 //! Parameters or inputs: `market` (base URL), `symbol`, `side` (`buy` or `sell`), `quantity` (decimal
-//! above zero), `limit_price` (decimal above zero), `timeout` (a duration), and `signal`. If `signal`
+//! above zero), `limit_price` (decimal above zero), `worst_price` (decimal above zero: what limits on money count with where no
+//! limit bounds what the order costs or brings; it is not sent), `timeout` (a duration), and `signal`. If `signal`
 //! is declared at all it must be a bool: `true` places the order, `false` skips it, and anything else
 //! fails, so that an absent signal never trades.
 //!
@@ -14,7 +15,11 @@
 //! whether it has the order: what it has is not sent again. `StaleToken`: a newer attempt was there first. `Rejected`: the market refuses the order.
 
 use async_trait::async_trait;
-use haltline_common::types::{Millis, catalog::NodeType};
+use haltline_common::types::{
+    Millis,
+    catalog::NodeType,
+    risk::{self, Noted, Order, Side},
+};
 use reqwest::{RequestBuilder, StatusCode, Url};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -60,6 +65,26 @@ impl Node for PaperOrder {
         ctx.effect(|| place(ctx, url, order, timeout)).await
     }
 
+    /// A limit bounds what a buy costs. What a sale brings, and an order without a limit, is bounded by `worst_price` alone.
+    fn order(&self, ctx: &Context) -> Result<Option<Order>, NodeError> {
+        let side = side(ctx)?;
+        let limit = limit(ctx)?.filter(|_| side == Side::Buy);
+        let worst = ctx.decimal_opt("worst_price")?.map(|p| above_zero("worst_price", p)).transpose()?;
+        let quantity = above_zero("quantity", ctx.decimal("quantity")?)?;
+        Ok(Some(Order { symbol: ctx.text("symbol")?.to_owned(), side, quantity, price: limit.or(worst) }))
+    }
+
+    fn noted(&self, _ctx: &Context, outputs: &Outputs, venue: &str) -> Vec<Noted> {
+        let fill = serde_json::from_value::<Fill>(Value::Object(outputs.clone())).ok();
+        let noted = fill.map(|f| {
+            let side = if f.side == "sell" { Side::Sell } else { Side::Buy };
+            let quantity = if f.price.is_some() { f.quantity } else { Decimal::ZERO };
+            let (id, venue, price) = (f.client_order_id, venue.to_owned(), f.price.unwrap_or_default());
+            Noted::Fill(risk::Fill { id, venue, symbol: f.symbol, side, quantity, price })
+        });
+        noted.into_iter().collect()
+    }
+
     fn resolves(&self) -> bool {
         true
     }
@@ -99,19 +124,25 @@ fn orders_url(market: &str) -> Result<Url, NodeError> {
     Ok(url)
 }
 
-fn order(ctx: &Context) -> Result<Value, NodeError> {
-    let side = ctx.text("side")?;
-    if !matches!(side, "buy" | "sell") {
-        return Err(NodeError::invalid("side", format!("`{side}` is neither `buy` nor `sell`")));
+fn side(ctx: &Context) -> Result<Side, NodeError> {
+    match ctx.text("side")? {
+        "buy" => Ok(Side::Buy),
+        "sell" => Ok(Side::Sell),
+        side => Err(NodeError::invalid("side", format!("`{side}` is neither `buy` nor `sell`"))),
     }
-    let above_zero =
-        |name: &str, d: Decimal| if d > Decimal::ZERO { Ok(d) } else { Err(NodeError::invalid(name, format!("{d} is not above zero"))) };
+}
+
+fn above_zero(name: &str, d: Decimal) -> Result<Decimal, NodeError> {
+    if d > Decimal::ZERO { Ok(d) } else { Err(NodeError::invalid(name, format!("{d} is not above zero"))) }
+}
+
+fn order(ctx: &Context) -> Result<Value, NodeError> {
     let mut order = json!({
         "client_order_id": ctx.idempotency_key(),
         "execution_id": ctx.correlation.execution_id,
         "token": ctx.token,
         "symbol": ctx.text("symbol")?,
-        "side": side,
+        "side": side(ctx)?,
         "quantity": above_zero("quantity", ctx.decimal("quantity")?)?.to_string(),
     });
     match limit(ctx)? {

@@ -1,0 +1,156 @@
+//! What a node's side effect takes from risk limits: reserved before it, settled by its outcome, and told with
+//! the node's result.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use haltline_common::{
+    risk::{Door, Refusal, Wanted},
+    types::{
+        Effect,
+        control::{Place, Scope},
+        event::Correlation,
+        risk::{Fill, Noted, Order},
+    },
+};
+
+use crate::{
+    context::{Context, NodeError, Outputs},
+    registry::Node,
+};
+
+/// What a venue's refusal of an order is called.
+const REJECTED: &str = "Rejected";
+
+/// One attempt's reservations.
+pub struct Reserve {
+    door: Door,
+    node: Arc<dyn Node>,
+    correlation: Correlation,
+    node_type: String,
+    venue: String,
+    effect: Effect,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// From which scopes something is reserved.
+    scopes: Vec<Scope>,
+    order: Option<Order>,
+    noted: Vec<Noted>,
+}
+
+/// What became of an attempt, as far as reservations care.
+pub enum Came<'a> {
+    /// It completed, with these outputs.
+    Completed(&'a Outputs),
+    /// It failed so; whether what it did outside is certain to have happened.
+    Failed { error_type: &'a str, done: bool },
+    /// Nothing happened outside.
+    NotDone,
+    /// Nobody knows: what is reserved stays.
+    InDoubt,
+}
+
+impl Reserve {
+    /// Of an attempt of a node.
+    pub fn new(door: Door, node: Arc<dyn Node>, correlation: &Correlation, node_type: &str, venue: &str, effect: Effect) -> Self {
+        let (node_type, venue) = (node_type.to_owned(), venue.to_owned());
+        Self { door, node, correlation: correlation.clone(), node_type, venue, effect, state: Mutex::default() }
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place { venue: &self.venue, node_type: &self.node_type, effect: self.effect, ..Place::of(&self.correlation) }
+    }
+
+    /// The lock is never held across anything that can panic or wait.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reserves what the effect of `ctx` takes at worst.
+    ///
+    /// # Errors
+    /// `RiskLimitExceeded` names rule, limit, current and asked; nothing may be sent then.
+    pub async fn before(&self, ctx: &Context) -> Result<(), NodeError> {
+        let order = self.node.order(ctx)?;
+        let key = ctx.idempotency_key();
+        let wanted = Wanted {
+            key: &key,
+            execution_id: &ctx.correlation.execution_id,
+            node_id: &ctx.node_id,
+            order: order.clone(),
+            bound: self.effect != Effect::ReducesRisk,
+        };
+        let reserved = self.door.reserve(&self.place(), &wanted).await;
+        let mut state = self.state();
+        state.order = order;
+        let reserved = reserved.map_err(|refusal| match refusal {
+            Refusal::Limit(breach) => {
+                let message = breach.sentence();
+                state.noted.push(Noted::Refused(*breach));
+                NodeError::fatal("RiskLimitExceeded", message).not_done()
+            }
+            Refusal::Uncountable(why) => NodeError::fatal("RiskUncountable", why).not_done(),
+            Refusal::NoPrice(which) => {
+                let message = format!("is needed: {which}, and nothing else bounds the price that this order is filled at");
+                NodeError::invalid("worst_price", message)
+            }
+            Refusal::Unsure(why) => NodeError::Unsure(why),
+            Refusal::Unavailable(why) => NodeError::retryable("RiskUnavailable", why).not_done(),
+        })?;
+        state.noted.extend(reserved.near.into_iter().map(Noted::Warned));
+        for scope in reserved.scopes {
+            if !state.scopes.contains(&scope) {
+                state.scopes.push(scope);
+            }
+        }
+        Ok(())
+    }
+
+    /// Settles what was reserved; what the node's result says about risk.
+    pub async fn after(&self, ctx: &Context, came: Came<'_>) -> Vec<Noted> {
+        let (scopes, order, mut noted) = {
+            let mut state = self.state();
+            (state.scopes.clone(), state.order.clone(), std::mem::take(&mut state.noted))
+        };
+        let key = ctx.idempotency_key();
+        match came {
+            Came::Completed(outputs) => {
+                let told = self.node.noted(ctx, outputs, &self.venue);
+                let fill = told.iter().find_map(|n| if let Noted::Fill(fill) = n { Some(fill) } else { None });
+                // What did nothing outside has nothing to settle: an order that a signal skipped, a read.
+                if fill.is_some() || !scopes.is_empty() {
+                    self.door.settle(&self.place(), &scopes, &key, fill).await;
+                }
+                noted.extend(told);
+            }
+            Came::Failed { done: true, .. } => {
+                // It happened and what it came to is not known: at worst.
+                let fill = order.as_ref().map(|order| at_worst(&key, &self.venue, order));
+                self.door.settle(&self.place(), &scopes, &key, fill.as_ref()).await;
+            }
+            Came::Failed { error_type, done: false } => {
+                self.door.release(&scopes, &key).await;
+                if error_type == REJECTED && order.is_some() {
+                    noted.push(Noted::Rejected { venue: self.venue.clone() });
+                }
+            }
+            Came::NotDone => self.door.release(&scopes, &key).await,
+            Came::InDoubt => {}
+        }
+        noted
+    }
+}
+
+/// An order filled as a whole at the worst price.
+fn at_worst(key: &str, venue: &str, order: &Order) -> Fill {
+    Fill {
+        id: key.to_owned(),
+        venue: venue.to_owned(),
+        symbol: order.symbol.clone(),
+        side: order.side,
+        quantity: order.quantity,
+        price: order.price.unwrap_or_default(),
+    }
+}
