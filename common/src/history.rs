@@ -22,6 +22,16 @@ pub enum Entry {
     Command(Box<Command>),
 }
 
+impl Entry {
+    /// The event, if it is one.
+    pub fn event(&self) -> Option<&Event> {
+        match self {
+            Self::Event(event) => Some(event),
+            Self::Command(_) => None,
+        }
+    }
+}
+
 /// Messages asked for at once.
 const BATCH: usize = 512;
 

@@ -199,6 +199,8 @@ metrics! {
     Coordinator finding EXECUTIONS_UNKNOWN "haltline_executions_unknown" "Executions of this coordinator with an effect of unknown outcome, which an operator has to resolve";
     Coordinator finding EXECUTIONS_STUCK "haltline_executions_stuck" "Executions of this coordinator of which nothing was heard since their lost tasks were emitted again";
     Coordinator gauge INPUT_LAG "haltline_coordinator_input_lag_messages" "Inputs stored in the log that the coordinator has not read yet";
+    Coordinator counter RISK_BREACHES "haltline_risk_breaches_total" "Risk limits that the coordinator in this process found breached, refused actions included";
+    Coordinator counter RISK_WARNINGS "haltline_risk_warnings_total" "Risk limits that the coordinator in this process found near";
     Worker counter TASKS_RUN "haltline_worker_tasks_total" "Tasks that the worker in this process finished";
     Worker counter TASKS_REDELIVERED "haltline_worker_tasks_redelivered_total" "Tasks that arrived for at least the second time";
     Worker counter GUARD_REFUSALS "haltline_worker_guard_refusals_total" "Nodes that the control flag kept from starting";

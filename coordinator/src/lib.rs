@@ -9,6 +9,7 @@ mod perform;
 mod plans;
 mod requests;
 mod resolve;
+mod risk;
 mod service;
 mod shard;
 mod sweep;

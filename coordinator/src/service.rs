@@ -34,6 +34,7 @@ use crate::{
     perform,
     plans::Plans,
     requests::Requests,
+    risk::Risk,
     shard::{Leaving, Shard, next_inputs},
     sweep::Sweep,
 };
@@ -106,6 +107,8 @@ pub struct Service {
     unread: Option<u64>,
     looks: u32,
     reach: JoinSet<Option<u64>>,
+    /// Risk limits, which whoever has shard 0 watches.
+    risk: Risk,
     /// The shard whose inputs were read last.
     turn: u32,
     leaving: bool,
@@ -167,6 +170,7 @@ impl Service {
             unread: None,
             looks: 0,
             reach: JoinSet::new(),
+            risk: Risk::default(),
             turn: 0,
             leaving: false,
             link,
@@ -244,6 +248,8 @@ impl Service {
                 () = self.control.changed() => self.flag_changed().await,
                 _ = look.tick() => {
                     self.look_at_gate();
+                    let watches = self.shards.get(&0).is_some_and(|s| !s.is_leaving());
+                    self.risk.tend(watches, &self.link, &self.id);
                     let now = clock::now();
                     self.shards.values_mut().for_each(|s| s.engine.tick(now));
                     self.let_go().await;
@@ -259,6 +265,7 @@ impl Service {
                 }
             }
         }
+        self.risk.drain().await;
         self.beat(false).await;
         if !self.shards.is_empty() {
             tracing::warn!(shards = self.shards.len(), "stopped with unanswered writes; a successor finds them");

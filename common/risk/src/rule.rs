@@ -165,6 +165,9 @@ impl std::str::FromStr for Action {
 fn is_default_warn(percent: &Decimal) -> bool {
     *percent == default_warn()
 }
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
 fn default_warn() -> Decimal {
     Decimal::from(80)
 }
@@ -210,6 +213,9 @@ pub struct Rule {
     /// Where the day of `daily_loss` begins at midnight (default UTC).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub time_zone: String,
+    /// The log's position when it was first stored: what came before counts for nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub since: u64,
     /// Who stored it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub by: String,
@@ -240,6 +246,7 @@ impl Rule {
             node: String::new(),
             samples: None,
             time_zone: String::new(),
+            since: 0,
             by: String::new(),
             at: None,
         }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Ids of outcomes that are remembered, so that one told twice counts once.
-const SEEN_MAX: usize = 4096;
+const SEEN_MAX: usize = 2048;
 /// Parts of a window in which outcomes are counted together.
 const PARTS: u64 = 60;
 /// Symbols of one rule; a further one makes its money uncountable, which counts as a breach.

@@ -10,6 +10,7 @@
 mod door;
 mod heartbeat;
 mod rules;
+mod status;
 mod store;
 
 use haltline_types::{
@@ -21,6 +22,7 @@ use haltline_types::{
 pub use door::{Door, Refusal, Reserved, Wanted};
 pub use heartbeat::{disarm, heartbeat, heartbeats};
 pub use rules::{RiskRules, Rules};
+pub use status::{RuleStatus, SwitchStatus, status, switches};
 pub use store::{book, books, change_book, delete, reset, rules, set, watched};
 
 /// Key of what outcomes show.
@@ -57,6 +59,11 @@ pub fn reserved_scope(key: &str) -> Option<Scope> {
 /// Key of a scope's heartbeat.
 pub fn heartbeat_key(scope: &Scope) -> String {
     [HEARTBEAT, &scope_part(scope)].concat()
+}
+
+/// The scope of a heartbeat's key.
+pub fn heartbeat_scope(key: &str) -> Option<Scope> {
+    part_scope(key.strip_prefix(HEARTBEAT)?)
 }
 
 /// Scope and name of a rule's key.

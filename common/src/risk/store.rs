@@ -11,7 +11,7 @@ use haltline_types::{
 
 use super::{WATCHED_KEY, malformed, reserved_key, reserved_scope};
 use crate::{
-    Link, clock, kv,
+    Link, clock, js, kv,
     tail::{self, Item, Start, Tail},
 };
 
@@ -87,8 +87,15 @@ pub async fn set(link: &Link, rule: &Rule) -> Result<u64, ApiError> {
     if !known.contains_key(&key) && known.len() >= RULES_MAX {
         return Err(ApiError::new(Code::TooLarge, format!("there are {RULES_MAX} rules already, and no more are kept")));
     }
-    let current = kv::get(link, &bucket, &key).await?.map_or(0, |e| e.revision);
-    let rule = Rule { at: Some(clock::now()), ..rule.clone() };
+    let entry = kv::get(link, &bucket, &key).await?;
+    let current = entry.as_ref().map_or(0, |e| e.revision);
+    // A rule that is changed goes on counting.
+    let before = entry.and_then(|e| e.value).and_then(|v| read_rule(&key, &v).ok()).filter(|b| b.kind == rule.kind);
+    let since = match before {
+        Some(before) => before.since,
+        None => js::stream_info(link, &link.names.events_stream()).await.map_err(kv::unavailable)?.state.last_seq,
+    };
+    let rule = Rule { at: Some(clock::now()), since, ..rule.clone() };
     let json = serde_json::to_vec(&rule).map_err(|e| malformed("the rule", e))?;
     let revision = kv::swap_once(link, &bucket, &key, current, json).await?;
     // What it counts is there from now on, so that a record that is missing later is known to be lost.

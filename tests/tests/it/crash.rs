@@ -27,6 +27,7 @@ pub const POINTS: &[(&str, Role)] = &[
     ("worker.claim", Role::Worker),
     ("worker.note", Role::Worker),
     ("worker.retrying", Role::Worker),
+    ("worker.reserved", Role::Worker),
     ("worker.intended", Role::Worker),
     ("worker.effect", Role::Worker),
     ("worker.effect_done", Role::Worker),
@@ -297,6 +298,7 @@ crashes! {
     at_worker_claim: "worker.claim", Chain;
     at_worker_note: "worker.note", Chain;
     at_worker_retrying: "worker.retrying", Retrying;
+    at_worker_reserved: "worker.reserved", Chain;
     at_worker_intended: "worker.intended", Chain;
     at_worker_effect: "worker.effect", Chain;
     at_worker_effect_done: "worker.effect_done", Chain;

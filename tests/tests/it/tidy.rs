@@ -138,10 +138,10 @@ fn dependencies_point_one_way() -> anyhow::Result<()> {
         wrong.extend(others.iter().filter(|o| list.contains(**o)).map(|o| format!("{package} -> {o}")));
     };
     // What decides and what is told knows no runtime, no network and no chance.
-    for pure in ["haltline-core", "haltline-types"] {
+    for pure in ["haltline-core", "haltline-risk", "haltline-types"] {
         never(pure, &["tokio", "async-nats", "uuid", "rand", "haltline-common", "tracing", "reqwest", "axum"]);
     }
-    never("haltline-types", &["haltline-core"]);
+    never("haltline-types", &["haltline-core", "haltline-risk"]);
     let services = ["haltline-coordinator", "haltline-worker", "haltline-gateway"];
     for service in services {
         let others: Vec<&str> =

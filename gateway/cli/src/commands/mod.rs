@@ -10,9 +10,11 @@ mod ensure;
 mod executions;
 mod gateway;
 mod halt;
+mod heartbeat;
 mod market;
 mod replay;
 mod resume;
+mod risk;
 mod run;
 mod schema;
 mod status;
@@ -47,6 +49,8 @@ pub enum Command {
     Workflows(workflows::Args),
     Halt(halt::Args),
     Resume(resume::Args),
+    Risk(risk::Args),
+    Heartbeat(heartbeat::Args),
     Status(status::Args),
     Doctor(doctor::Args),
     Replay(replay::Args),
@@ -95,6 +99,8 @@ impl Command {
             Self::Workflows(args) => workflows::run(args, context).await,
             Self::Halt(args) => halt::run(args, context).await,
             Self::Resume(args) => resume::run(args, context).await,
+            Self::Risk(args) => risk::run(args, context).await,
+            Self::Heartbeat(args) => heartbeat::run(args, context).await,
             Self::Status(args) => status::run(args, context).await,
             Self::Doctor(args) => doctor::run(args, context).await,
             Self::Replay(args) => replay::run(args, &context),
