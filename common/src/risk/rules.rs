@@ -147,7 +147,7 @@ async fn follow(mut tail: Tail, bucket: String, tx: watch::Sender<Option<Arc<Rul
             Item::CaughtUp { .. } => whole = true,
             Item::Lost { .. } => continue,
             // Another bucket: what it has not is not there any more.
-            Item::Reset => (rules, whole) = (Rules::default(), false),
+            Item::Reset { .. } => (rules, whole) = (Rules::default(), false),
         }
         tx.send_replace(whole.then(|| Arc::new(rules.clone())));
     }

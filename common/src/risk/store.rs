@@ -46,7 +46,7 @@ pub(super) async fn all(link: &Link, bucket: &str, filter: &str) -> Result<BTree
                 Item::Lost { reason, missing: true } => {
                     return Err(ApiError::new(Code::Unavailable, format!("{bucket} is missing: {reason}; run `haltline ensure`")));
                 }
-                Item::Lost { .. } | Item::Reset => found.clear(),
+                Item::Lost { .. } | Item::Reset { .. } => found.clear(),
             }
         }
         Err(ApiError::new(Code::Unavailable, format!("{bucket} cannot be read")))

@@ -86,7 +86,7 @@ impl DeadMan {
             Some(Item::CaughtUp { .. }) => self.whole = true,
             // While nothing can be heard nobody can tell who is silent: what comes after it counts from there.
             Some(Item::Lost { .. }) => self.whole = false,
-            Some(Item::Reset) => {
+            Some(Item::Reset { .. }) => {
                 self.heard.clear();
                 self.whole = false;
             }

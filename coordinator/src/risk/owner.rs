@@ -173,7 +173,7 @@ impl Owner {
                 Item::Lost { reason, .. } => {
                     tracing::warn!(reason, "reading the log for risk limits was interrupted; going on where it stopped")
                 }
-                Item::Reset => {
+                Item::Reset { .. } => {
                     tracing::error!("the events stream was recreated: risk limits go on counting from its beginning");
                     self.record.state.log = 0;
                 }

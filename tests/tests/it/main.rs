@@ -15,6 +15,7 @@ mod on_error;
 mod operations;
 mod replay;
 mod retention;
+mod risk;
 mod tidy;
 mod topology;
 mod torture;
