@@ -213,6 +213,8 @@ impl Owner {
             if self.teller.missed(&missed).await {
                 self.record.missed.insert(missed.key, missed.revision);
                 self.moved = true;
+                // An operator who lowers it again must not be overruled by a successor that does not know.
+                self.store_or_say().await;
             }
         }
     }

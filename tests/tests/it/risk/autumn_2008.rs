@@ -130,7 +130,7 @@ async fn play(kill: Kill) -> anyhow::Result<(Event, usize)> {
                 }
             }
         }
-        let advanced = http::answer(http.post(format!("{market}/clock/advance")).json(&json!({ "days": 1 }))).await?;
+        let advanced = http::answer(http.post(format!("{market}/clock/advance")).json(&json!({ "bars": 1 }))).await?;
         ensure!(advanced.0 == 200, "{advanced:?}");
     }
     let (stopped, how) = refused_at.context("the whole autumn was bought")?;

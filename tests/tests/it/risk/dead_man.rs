@@ -34,6 +34,10 @@ async fn a_missing_heartbeat_raises_its_level_once() -> anyhow::Result<()> {
     .await?;
     ensure!(flag.reason.starts_with("dead-man switch: no heartbeat of global for") && flag.reason.contains("last by ana"), "{flag:?}");
     // An operator who resumes is not overruled by the same silence, also not after the coordinator was replaced.
+    soon("that it was told is stored", async || {
+        Ok(super::stored(&site, "watched").await?["missed"].as_object().is_some_and(|m| m.contains_key("heartbeat.global")))
+    })
+    .await?;
     site.client.set_flag(Level::Normal, "we know", "ana").await?;
     site.process("coordinator")?.kill();
     site.spawn("coordinator-2", &["coordinator"], None)?;

@@ -13,7 +13,7 @@ use super::{rule, stored};
 use crate::COMMAND;
 
 /// What the strategy may trade within a day, in cents.
-const LIMIT_CENTS: i64 = 2_000_000;
+const LIMIT_CENTS: i64 = 10_000_000;
 /// Orders of one execution, all at once.
 const ORDERS: usize = 25;
 /// Executions of each bot: with two bots, 1,000 orders.
@@ -104,7 +104,7 @@ async fn two_bots_that_race_for_a_shared_limit_never_exceed_it() -> anyhow::Resu
             if event.error_type.as_deref() == Some("RiskLimitExceeded") {
                 refused += 1;
                 let error = event.error.unwrap_or_default();
-                ensure!(error.contains("rule `daily` of strategy:shared allows a notional_per_window of 20000 money: it is"), "{error}");
+                ensure!(error.contains("rule `daily` of strategy:shared allows a notional_per_window of 100000 money: it is"), "{error}");
             }
         }
     }
