@@ -101,6 +101,13 @@ impl Default for CoordinatorSettings {
     }
 }
 
+/// Below it a busy machine loses its lease without being cut off.
+pub const LEASE_MIN: Millis = Millis(200);
+/// Above it a halt that has to wait for a silent worker takes longer than an operator can.
+pub const LEASE_MAX: Millis = Millis::secs(10);
+/// More writes than this would cost more than they are worth.
+const LEASE_RENEW_MIN: Millis = Millis(20);
+
 /// A worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -115,11 +122,23 @@ pub struct WorkerSettings {
     pub slots_by_type: BTreeMap<String, usize>,
     /// How long running nodes may go on after SIGTERM.
     pub drain: Millis,
+    /// How long a lease holds: for so long after a halt, at most, an effect can start on a worker that is cut off.
+    pub lease: Millis,
+    /// How often the lease is renewed while effects may start.
+    pub lease_renew: Millis,
 }
 
 impl Default for WorkerSettings {
     fn default() -> Self {
-        Self { id: String::new(), types: Vec::new(), slots: 64, slots_by_type: BTreeMap::new(), drain: Millis::secs(30) }
+        Self {
+            id: String::new(),
+            types: Vec::new(),
+            slots: 64,
+            slots_by_type: BTreeMap::new(),
+            drain: Millis::secs(30),
+            lease: Millis::secs(1),
+            lease_renew: Millis(300),
+        }
     }
 }
 
@@ -209,6 +228,18 @@ impl Settings {
                 return Err(format!("{name}: {n} slots must be 1 to 4096"));
             }
         }
+        if !(LEASE_MIN..=LEASE_MAX).contains(&self.worker.lease) {
+            return Err(format!(
+                "worker.lease: {} must be {LEASE_MIN} to {LEASE_MAX}: a halt waits for it where a worker is silent",
+                self.worker.lease
+            ));
+        }
+        if self.worker.lease_renew < LEASE_RENEW_MIN || self.worker.lease_renew.0 * 2 > self.worker.lease.0 {
+            return Err(format!(
+                "worker.lease_renew: {} must be at least {LEASE_RENEW_MIN} and at most half of worker.lease ({}): one lost renewal must not end it",
+                self.worker.lease_renew, self.worker.lease
+            ));
+        }
         if self.gateway.env == Environment::Production && !is_loopback(&self.gateway.host) {
             return Err(format!(
                 "gateway.host: production on {} is refused until the gateway has authentication; bind 127.0.0.1 and put an authenticating proxy before it",
@@ -260,6 +291,23 @@ mod tests {
         for bad in ["9464", "127.0.0.1", ":9464", "localhost"] {
             s.metrics.listen = bad.into();
             assert!(s.check().is_err_and(|e| e.starts_with("metrics.listen: ")), "{bad}");
+        }
+    }
+
+    #[test]
+    fn leases_end_in_time_and_outlive_a_lost_renewal() {
+        let mut s = Settings::default();
+        for (lease, renew, wrong) in [
+            (1000, 300, ""),
+            (200, 100, ""),
+            (100, 50, "worker.lease: "),
+            (20_000, 300, "worker.lease: "),
+            (1000, 600, "worker.lease_renew: "),
+            (1000, 0, "worker.lease_renew: "),
+        ] {
+            (s.worker.lease, s.worker.lease_renew) = (Millis(lease), Millis(renew));
+            let told = s.check().err().unwrap_or_default();
+            assert!(told.starts_with(wrong) && told.is_empty() == wrong.is_empty(), "{lease} {renew}: {told}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Changing control flags: everybody who raises or lowers one does it here. Always by
 //! compare-and-swap, so that of two who change a flag at once neither overwrites the other unseen.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use haltline_types::{
     Names,
@@ -34,9 +34,9 @@ pub struct Stored {
     pub value: ControlValue,
     /// What was there before.
     pub previous: Flag,
-    /// When the server's answer was here, by this process's clock: what leases are counted from.
+    /// When the server's answer was here, by [`clock::boot`]: what waiting for leases is counted from.
     #[serde(skip)]
-    pub answered: Instant,
+    pub answered: Duration,
 }
 
 impl Stored {
@@ -240,7 +240,7 @@ async fn change(
         if let Some((value, previous)) = sent.iter().find(|(v, _)| current.at == v.at && current.by == v.by && current.reason == v.reason) {
             // Stored by a try that was not answered.
             let (value, previous) = (value.clone(), previous.clone());
-            return Ok(Stored { scope: scope.clone(), revision: current.revision, value, previous, answered: Instant::now() });
+            return Ok(Stored { scope: scope.clone(), revision: current.revision, value, previous, answered: clock::boot() });
         }
         let (state, reason) = decide(&current)?;
         let value = ControlValue {
@@ -255,7 +255,7 @@ async fn change(
         let swap = kv::swap_once(link, &bucket, &key, current.revision, body);
         match tokio::time::timeout(ANSWER_WITHIN, swap).await {
             Ok(Ok(revision)) => {
-                return Ok(Stored { scope: scope.clone(), revision, value, previous: current, answered: Instant::now() });
+                return Ok(Stored { scope: scope.clone(), revision, value, previous: current, answered: clock::boot() });
             }
             Ok(Err(e)) if e.code == Code::Conflict => {}
             Ok(Err(e)) => last = e,

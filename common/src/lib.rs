@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod confirmation;
 pub mod control;
 pub mod control_watch;
 pub mod definitions;

@@ -140,6 +140,11 @@ impl Family {
             series.insert(label.to_owned(), value);
         }
     }
+    /// Counts one up.
+    pub fn count(&self, label: &str) {
+        let now = self.lock().get(label).copied().unwrap_or(0.0);
+        self.set(label, now + 1.0);
+    }
     /// Sets all series at once: what is not among them is gone.
     pub fn replace(&self, new: impl IntoIterator<Item = (String, f64)>) {
         *self.lock() = new.into_iter().take(SERIES_MAX).collect();
@@ -220,6 +225,9 @@ metrics! {
 families! {
     Process BUILD "haltline_build_info" "version" "Always 1; which build this is";
     Process CONTROL_WATCH_AGE "haltline_control_watch_age_seconds" "" "Time since nats-server last confirmed this process's copy of the control flag; above 2 nothing starts here";
+    Worker LEASE_LEFT "haltline_worker_lease_left_seconds" "" "How much longer effects may start in this process without another renewal; 0 if it holds no lease, as while idle";
+    Coordinator HALT_CONFIRMED "haltline_halt_confirmed_seconds" "scope" "How long it took from the last halt of a scope until nothing of it could start or was in flight, as seen by this coordinator";
+    Worker GUARD_REFUSED "haltline_worker_guard_refused_total" "reason" "Times that the guard refused something, by why: the level, hold, lease, watch";
     Gateway SHARD_OWNED "haltline_shard_owned" "shard" "1 if the coordinator that the shard's checkpoint names answers, else 0";
     Gateway CHECKPOINT_AGE "haltline_shard_checkpoint_age_seconds" "shard" "Time since the shard's checkpoint was written";
     Gateway SHARD_LAG "haltline_shard_input_lag_seconds" "shard" "Age of the oldest input of the shard that its checkpoint does not cover; 0 if there is none";

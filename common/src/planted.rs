@@ -27,11 +27,15 @@ pub enum Bug {
     TwoOwners,
     /// An effect that may have happened is repeated without asking.
     BlindRepeat,
+    /// The guard is not asked again once an intent is stored.
+    NoSecondCheck,
+    /// A lease does not end.
+    EndlessLease,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::TokenUnchecked,
         Self::EarlyAck,
         Self::Put,
@@ -42,6 +46,8 @@ impl Bug {
         Self::LateResult,
         Self::TwoOwners,
         Self::BlindRepeat,
+        Self::NoSecondCheck,
+        Self::EndlessLease,
     ];
 
     /// Its name, and what it does, in words.
@@ -57,6 +63,8 @@ impl Bug {
             Self::LateResult => ("late-result", "the late result of a stalled worker counts"),
             Self::TwoOwners => ("two-owners", "two owners of a shard never step down"),
             Self::BlindRepeat => ("blind-repeat", "an intended effect is repeated without asking"),
+            Self::NoSecondCheck => ("no-second-check", "the guard is not asked again once an intent is stored"),
+            Self::EndlessLease => ("endless-lease", "a worker's lease does not end"),
         }
     }
 

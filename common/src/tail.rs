@@ -4,7 +4,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -45,7 +45,8 @@ pub enum Start {
 pub struct Options {
     /// The stream.
     pub stream: String,
-    /// Subject filter; empty for everything.
+    /// Subject filter; empty for everything. Several, none of which may cover another, are separated by a
+    /// space.
     pub filter: String,
     /// Where to start.
     pub start: Start,
@@ -109,6 +110,7 @@ pub struct Health {
     heard_ms: AtomicU64,
     live: AtomicBool,
     last_seq: AtomicU64,
+    created: Mutex<String>,
 }
 
 impl Health {
@@ -123,6 +125,10 @@ impl Health {
     /// How long ago the server was last heard on this tail, interrupted or not; since its start if never.
     pub fn silence(&self) -> Duration {
         self.epoch.elapsed().saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Acquire)))
+    }
+    /// When the stream that is read was created, as the server writes it; empty before it was found.
+    pub fn created(&self) -> String {
+        self.created.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
     /// The last sequence delivered.
     pub fn last_seq(&self) -> u64 {
@@ -158,6 +164,7 @@ impl Tail {
             heard_ms: AtomicU64::new(0),
             live: AtomicBool::new(false),
             last_seq: AtomicU64::new(0),
+            created: Mutex::default(),
         });
         let reader = Reader { link: link.clone(), options, out: tx, health: health.clone(), last: None, created };
         let task = AbortOnDropHandle::new(tokio::spawn(reader.run()));
@@ -259,6 +266,7 @@ impl Reader {
                 return Err(End::Closed);
             }
         }
+        self.health.created.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&info.created);
         let again = self.created.replace(info.created).is_some();
         let policy = match (self.last, self.options.start) {
             _ if again && planted(Bug::TailAll) => json!({ "deliver_policy": "all" }),
@@ -270,6 +278,7 @@ impl Reader {
                 json!({ "deliver_policy": "by_start_sequence", "opt_start_seq": info.state.last_seq + 1 })
             }
         };
+        let filters: Vec<&str> = self.options.filter.split_ascii_whitespace().collect();
         let inbox = self.link.client.new_inbox();
         let sub = self.link.client.subscribe(inbox.clone()).await.map_err(|e| End::Failed(e.to_string()))?;
         let unique = inbox.rsplit('.').next().unwrap_or("tail");
@@ -288,16 +297,22 @@ impl Reader {
         });
         if let (Some(to), Some(from)) = (config.as_object_mut(), policy.as_object()) {
             to.extend(from.clone());
-            if !self.options.filter.is_empty() {
-                to.insert("filter_subject".into(), self.options.filter.clone().into());
+            match filters[..] {
+                [] => {}
+                [one] => {
+                    to.insert("filter_subject".into(), one.into());
+                }
+                _ => {
+                    to.insert("filter_subjects".into(), json!(filters));
+                }
             }
         }
         if self.options.headers_only {
             config["headers_only"] = true.into();
         }
         let mut subject = format!("CONSUMER.CREATE.{}.{name}", self.options.stream);
-        if !self.options.filter.is_empty() {
-            subject = format!("{subject}.{}", self.options.filter);
+        if let [one] = filters[..] {
+            subject = format!("{subject}.{one}");
         }
         let request = json!({ "stream_name": self.options.stream, "config": config, "action": "create" });
         let created: Created = js::api(&self.link, &subject, &request).await?;

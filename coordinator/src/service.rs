@@ -19,12 +19,12 @@ use haltline_common::{
     topology,
     types::{
         Names,
-        control::{Flag, GLOBAL_KEY, Gate},
+        control::{Flag, GLOBAL_KEY},
         error::Code,
         event::{Correlation, Event, EventType, event_id},
     },
 };
-use haltline_core::{Engine, Known, Limits, Loaded, WriteId};
+use haltline_core::{Engine, Guard, Known, Limits, Loaded, WriteId};
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -89,7 +89,7 @@ pub struct Service {
     pub(crate) loads: JoinSet<(u32, u64, String, Loaded)>,
     pub(crate) loads_waiting: Vec<(u32, u64, String)>,
     pointers: Tail,
-    gate: Gate,
+    guard: Guard,
     flag: Option<Flag>,
     members: Members,
     beats: Subscriber,
@@ -155,7 +155,7 @@ impl Service {
             loads: JoinSet::new(),
             loads_waiting: Vec::new(),
             pointers,
-            gate: Gate::Unsure("the control flag has not been read yet".into()),
+            guard: Guard::default(),
             flag: None,
             members: Members::new(&id),
             beats,
@@ -275,10 +275,14 @@ impl Service {
 
     /// Tells the engines what the guard says now.
     pub(crate) fn look_at_gate(&mut self) {
-        let gate = self.control.gate();
-        if gate != self.gate {
-            self.gate = gate;
-            self.shards.values_mut().for_each(|s| s.engine.set_gate(self.gate.clone()));
+        let guard = match self.control.flags() {
+            // Not in the words of the watch, which change all the time.
+            Some(flags) => Guard::new(flags, self.control.doubt().map(|_| "the control flags cannot be read for certain now".into())),
+            None => Guard::default(),
+        };
+        if guard != self.guard {
+            self.guard = guard;
+            self.shards.values_mut().for_each(|s| s.engine.set_guard(self.guard.clone()));
         }
     }
 
@@ -373,7 +377,7 @@ impl Service {
                 self.sweep_from = self.sweep_from.min(checkpoint.sweep_from());
                 self.to_sweep.push((number, self.epoch));
                 let mut shard = Shard::new(&self.link, self.limits, number, self.epoch, checkpoint, revision);
-                shard.engine.set_gate(self.gate.clone());
+                shard.engine.set_guard(self.guard.clone());
                 self.requests.listen(number, self.epoch, &shard.requests).await;
                 self.shards.insert(number, shard);
                 self.beat(false).await;

@@ -1,14 +1,23 @@
 //! What a running node sees: its inputs, who it is, and the door to side effects.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use haltline_common::{
-    control_watch::ControlWatch,
+    clock,
+    control_watch::{self, ControlWatch, Opened},
     fault, metrics,
+    planted::{Bug, planted},
     types::{
-        Timestamp,
-        control::{Flag, Gate},
+        Effect, Timestamp,
+        control::{Flag, Gate, OnHalt, OpenEffect, Place},
         event::Correlation,
+        task::Task,
     },
 };
 use haltline_core::Settled;
@@ -94,6 +103,62 @@ impl NodeError {
     }
 }
 
+/// What the flags have to know of a node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Guarded {
+    node_type: String,
+    venue: String,
+    effect: Effect,
+    allowed_while_halted: bool,
+    on_halt: Option<OnHalt>,
+}
+
+impl Guarded {
+    /// Of the i-th node of a task.
+    pub fn of(task: &Task, i: usize) -> Self {
+        let node = &task.nodes[i];
+        Self {
+            node_type: node.kind.clone(),
+            venue: node.venue.clone(),
+            effect: node.effect,
+            allowed_while_halted: node.allowed_while_halted,
+            on_halt: task.on_halt,
+        }
+    }
+
+    fn place<'a>(&'a self, c: &'a Correlation) -> Place<'a> {
+        Place {
+            node_type: &self.node_type,
+            venue: &self.venue,
+            effect: self.effect,
+            allowed_while_halted: self.allowed_while_halted,
+            on_halt: self.on_halt,
+            ..Place::of(c)
+        }
+    }
+
+    fn open_effect(&self, ctx: &Context) -> OpenEffect {
+        OpenEffect {
+            execution_id: ctx.correlation.execution_id.clone(),
+            node_id: ctx.node_id.clone(),
+            key: ctx.idempotency_key(),
+            since: clock::now(),
+            workflow_id: ctx.correlation.workflow_id.clone(),
+            bot_id: ctx.correlation.bot_id.clone(),
+            strategy_id: ctx.correlation.strategy_id.clone(),
+            venue: self.venue.clone(),
+            node_type: self.node_type.clone(),
+            effect: self.effect,
+            allowed_while_halted: self.allowed_while_halted,
+        }
+    }
+}
+
+/// How long a side effect waits for a lease before its attempt begins anew.
+const LEASE_WITHIN: Duration = Duration::from_secs(2);
+/// By how much a receiver's clock may be behind: so much longer an effect without an answer counts as open.
+const SKEW: Duration = Duration::from_millis(500);
+
 /// One attempt of one node.
 pub struct Context {
     /// Execution, workflow, bot and strategy.
@@ -114,6 +179,9 @@ pub struct Context {
     pub traceparent: String,
     /// Cancelled when the execution is cancelled or the worker gives up draining.
     pub cancel: CancellationToken,
+    pub(crate) guarded: Guarded,
+    /// In milliseconds, of the effect that is being performed.
+    pub(crate) effect_deadline: AtomicI64,
     pub(crate) control: Option<ControlWatch>,
     pub(crate) effects: Option<Arc<Effects>>,
     pub(crate) reserve: Option<Arc<Reserve>>,
@@ -169,47 +237,84 @@ impl Context {
     where
         F: Future<Output = Result<T, NodeError>>,
     {
+        self.leased().await;
         self.allowed()?;
         let Some(effects) = &self.effects else {
             if self.control.is_none() {
                 return perform().await;
             }
-            let message = "the node's type says that it does nothing outside; let it describe itself as one that acts";
+            let message = "the node's type says that it does nothing outside; let it declare an effect";
             return Err(NodeError::fatal("UndeclaredEffect", message).not_done());
         };
         if let Some(reserve) = &self.reserve {
             reserve.before(self).await?;
             fault::point("worker.reserved");
         }
-        let index = effects.intend(self.idempotency_key()).await?;
-        // Storing it took time, in which the flag may have changed.
-        if let Err(refusal) = self.allowed() {
+        // Named by confirmations before anything of it is stored, so that none can overlook it.
+        let mut opened = self.control.as_ref().and_then(ControlWatch::holder).map(|h| h.open(self.guarded.open_effect(self)));
+        let index = match effects.intend(self.idempotency_key()).await {
+            Ok(index) => index,
+            Err(refusal) => {
+                opened.map(Opened::settled);
+                return Err(refusal);
+            }
+        };
+        // Storing it took time, in which a flag may have changed, or the lease have come to its end.
+        if let Err(refusal) = self.allowed().or_else(|e| if planted(Bug::NoSecondCheck) { Ok(()) } else { Err(e) }) {
             effects.settle(index, Settled::NotDone).await;
+            opened.map(Opened::settled);
             return Err(refusal);
+        }
+        if let (Some(opened), Some(holder)) = (&mut opened, self.control.as_ref().and_then(ControlWatch::holder)) {
+            let left = holder.left();
+            opened.performing(left + SKEW);
+            self.effect_deadline.store(clock::now().0 + left.as_millis() as i64, Ordering::Release);
         }
         fault::point("worker.effect");
         effects.performing(index);
         let outcome = perform().await;
         fault::point("worker.effect_done");
-        match &outcome {
-            Ok(_) | Err(NodeError::Failed { happened: Happened::Yes, .. }) => effects.settle(index, Settled::Done).await,
-            Err(NodeError::Failed { happened: Happened::No, .. } | NodeError::Halted(_) | NodeError::Unsure(_)) => {
-                effects.settle(index, Settled::NotDone).await;
-            }
-            Err(NodeError::Failed { happened: Happened::Unknown, .. } | NodeError::Cancelled | NodeError::Unknown(_)) => {}
+        let settled = match &outcome {
+            Ok(_) | Err(NodeError::Failed { happened: Happened::Yes, .. }) => Some(Settled::Done),
+            Err(NodeError::Failed { happened: Happened::No, .. } | NodeError::Halted(_) | NodeError::Unsure(_)) => Some(Settled::NotDone),
+            Err(NodeError::Failed { happened: Happened::Unknown, .. } | NodeError::Cancelled | NodeError::Unknown(_)) => None,
+        };
+        if let Some(settled) = settled {
+            effects.settle(index, settled).await;
+            opened.map(Opened::settled);
         }
         outcome
     }
 
+    /// Until when a receiver may take the effect that is being performed: send it along. Whoever gets it
+    /// later, from a process that was frozen in between, must refuse it; a halt counts on that.
+    pub fn effect_deadline(&self) -> Timestamp {
+        Timestamp(self.effect_deadline.load(Ordering::Acquire).min(self.deadline.0))
+    }
+
+    /// Waits for a lease, if the worker has none yet.
+    async fn leased(&self) {
+        if let Some(holder) = self.control.as_ref().and_then(ControlWatch::holder).filter(|h| !h.is_held()) {
+            tokio::select! {
+                _ = holder.held_within(LEASE_WITHIN) => {}
+                () = self.cancel.cancelled() => {}
+            }
+        }
+    }
+
     /// Whether a side effect may happen now.
     fn allowed(&self) -> Result<(), NodeError> {
-        match self.control.as_ref().map(ControlWatch::gate) {
-            Some(Gate::Halted(flag)) => {
-                metrics::GUARD_REFUSALS.inc();
-                return Err(NodeError::Halted(flag));
+        if let Some(control) = &self.control {
+            let gate = control.guard(&self.guarded.place(&self.correlation));
+            control_watch::count_refusal(&gate);
+            match gate {
+                Gate::Open => {}
+                Gate::Halted(flag) => {
+                    metrics::GUARD_REFUSALS.inc();
+                    return Err(NodeError::Halted(flag));
+                }
+                Gate::Unsure(why) => return Err(NodeError::Unsure(why)),
             }
-            Some(Gate::Unsure(why)) => return Err(NodeError::Unsure(why)),
-            Some(Gate::Open) | None => {}
         }
         // A worker that stalled may have lost the task to another one.
         if self.cancel.is_cancelled() || self.effects.as_ref().is_some_and(|e| !e.is_held()) {
@@ -235,6 +340,8 @@ impl Context {
             deadline: Timestamp(i64::MAX),
             traceparent: String::new(),
             cancel: CancellationToken::new(),
+            guarded: Guarded::default(),
+            effect_deadline: AtomicI64::new(i64::MAX),
             control: None,
             effects: None,
             reserve: None,

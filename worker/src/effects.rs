@@ -132,7 +132,12 @@ impl Effects {
             write.headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, known.to_string());
             write.headers.insert(EXPECTED_SUBJECT, names.command(&intent.execution_id));
             match self.flight.publisher.write(write).await {
-                Ok(_) => return Ok(()),
+                Ok(stored) => {
+                    if let Some(holder) = self.flight.control.holder() {
+                        holder.log_is_at(stored.seq);
+                    }
+                    return Ok(());
+                }
                 Err(WriteError::Conflict(_)) => known = self.look(intent).await?,
                 Err(e) => {
                     self.state().lost = true;

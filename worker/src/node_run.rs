@@ -6,7 +6,7 @@
 use std::{
     any::Any,
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicI64},
     time::{Duration, Instant},
 };
 
@@ -21,7 +21,7 @@ use haltline_core::{Intent, NodeOutcome, Settled, TaskRun};
 use serde_json::{Map, Value};
 
 use crate::{
-    context::{Context, NodeError},
+    context::{Context, Guarded, NodeError},
     effects::{Effects, Left},
     flight::{Entered, Flight},
     registry::{Node, Resolved},
@@ -85,10 +85,14 @@ pub async fn attempt(
         deadline: task.deadline,
         traceparent: task.traceparent.clone(),
         cancel: entered.cancel.clone(),
+        guarded: Guarded::of(task, index),
+        effect_deadline: AtomicI64::new(i64::MAX),
         control: Some(flight.control.clone()),
         effects,
         reserve,
     };
+    // From here on an effect may start: the lease is kept fresh.
+    let _wish = flight.control.holder().filter(|_| acts).map(|holder| holder.wish());
     let started = Instant::now();
     let work = Attempt {
         flight,

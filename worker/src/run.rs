@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use haltline_common::{
     Link, clock,
     config::WorkerSettings,
-    control_watch::ControlWatch,
+    control_watch::{self, ControlWatch, LeaseTimes},
     kv,
     publisher::Publisher,
     risk::{Door, RiskRules},
@@ -49,11 +49,13 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
     };
     let publisher = Publisher::start(&link).await?;
     announce_types(&link, &publisher, &registry, &slots).await?;
-    let mut control = ControlWatch::start(&link, "worker");
+    let times = LeaseTimes { hold: settings.lease.duration(), renew: settings.lease_renew.duration() };
+    let mut control = ControlWatch::start_holding(&link, &worker_id, times);
     control.ready(Duration::from_secs(5)).await;
     let semaphores: HashMap<_, _> = slots.iter().map(|(kind, n)| (kind.clone(), Arc::new(Semaphore::new(*n)))).collect();
     let door = Door::new(&link, &publisher, RiskRules::start(&link, "worker"));
     let flight = Arc::new(Flight::new(link.clone(), worker_id.clone(), publisher, control, registry, door, semaphores, stop.clone()));
+    control_watch::prepare_metrics();
     let mut stops = link.client.subscribe(link.names.stop_all()).await?;
     let started_at = clock::now();
     presence::write(&flight, &slots, started_at).await;
@@ -99,6 +101,9 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
                 Err(e) => tracing::warn!(error = %e, "malformed stop hint; ignored"),
             },
         }
+    }
+    if let Some(holder) = flight.control.holder() {
+        holder.leave(flight.control.revision()).await;
     }
     presence::remove(&flight).await;
     let _ = tokio::time::timeout(FLUSH, link.client.flush()).await;

@@ -8,7 +8,7 @@ use std::{
 
 use async_nats::{Message, Subject, connection::State};
 use haltline_common::{
-    clock, fault, history, metrics,
+    clock, control_watch, fault, history, metrics,
     outbox::{AGAIN, Write},
     planted::{Bug, planted},
     publisher::Receipt,
@@ -124,7 +124,8 @@ impl Walk {
             {
                 self.run.command(&command);
             }
-            match self.run.next(&self.flight.control.gate(), clock::now()) {
+            let gate = self.flight.control.gate_at(&self.run.place());
+            match self.run.next(&gate, clock::now()) {
                 Next::Finished => return Left::Done,
                 Next::Wait(why) => {
                     tracing::debug!(task_id = self.run.task().task_id, why, "waiting for the control flag");
@@ -134,7 +135,10 @@ impl Walk {
                     }
                 }
                 Next::End(events) => {
-                    metrics::GUARD_REFUSALS.add(u64::from(events.iter().any(|e| e.halted.is_some())));
+                    if events.iter().any(|e| e.halted.is_some()) {
+                        metrics::GUARD_REFUSALS.inc();
+                        control_watch::count_refusal(&gate);
+                    }
                     return self.publish_end(events, pending).await;
                 }
                 Next::Start { .. } if !self.has_next_type() => {
@@ -292,7 +296,7 @@ impl Walk {
         }
         let next_kind = self.run.task().nodes.get(node + 1).map(|n| n.kind.as_str());
         let can_run_next = next_kind.is_some_and(|k| self.flight.slots.contains_key(k));
-        let gate = self.flight.control.gate();
+        let gate = self.flight.control.gate_at(&self.run.place_after());
         match self.run.after(outcome, &gate, can_run_next, clock::now(), duration_ms, |policy, attempt| {
             retry::delay_after(policy, attempt).as_millis() as u64
         }) {

@@ -97,6 +97,18 @@ impl Names {
     pub fn bucket_stream(bucket: &str) -> String {
         format!("KV_{bucket}")
     }
+    /// Key of the lease of one life of a worker, in the control bucket.
+    pub fn lease_key(worker_id: &str, instance: &str) -> String {
+        format!("lease.{}.{instance}", token(worker_id))
+    }
+    /// All keys of leases.
+    pub fn leases(&self) -> String {
+        Self::kv_subject(&self.control_bucket(), "lease.>")
+    }
+    /// All keys of flags.
+    pub fn flags(&self) -> String {
+        Self::kv_subject(&self.control_bucket(), "halt.>")
+    }
     /// The subject of a key of a bucket.
     pub fn kv_subject(bucket: &str, key: &str) -> String {
         ["$KV.", bucket, ".", key].concat()
@@ -121,6 +133,10 @@ impl Names {
     /// Events that only tell.
     pub fn note(&self, execution_id: &str) -> String {
         self.event("note", execution_id, "")
+    }
+    /// All events that only tell.
+    pub fn notes_all(&self) -> String {
+        format!("{}.events.*.note.>", self.ns)
     }
     /// Events that decide.
     pub fn input(&self, execution_id: &str) -> String {

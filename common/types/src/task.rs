@@ -7,7 +7,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Timestamp, definition::RetryPolicy, event::Correlation};
+use crate::{
+    Effect, Timestamp,
+    control::{OnHalt, Place},
+    definition::RetryPolicy,
+    event::Correlation,
+};
 
 /// A task message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +43,9 @@ pub struct Task {
     /// already, as it does for a redelivered task.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recovered: bool,
+    /// What a halt means for the execution; none if it has nothing that a halt refuses.
+    #[serde(default = "abort")]
+    pub on_halt: Option<OnHalt>,
     /// Where the log stood when this task was found to have got lost and was emitted again; 0 if it was not.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub repair: u64,
@@ -65,6 +73,8 @@ struct Flat {
     traceparent: String,
     #[serde(default)]
     recovered: bool,
+    #[serde(default = "abort")]
+    on_halt: Option<OnHalt>,
     #[serde(default)]
     repair: u64,
     nodes: Vec<TaskNode>,
@@ -89,10 +99,17 @@ impl From<Flat> for Task {
             created_at: t.created_at,
             traceparent: t.traceparent,
             recovered: t.recovered,
+            on_halt: t.on_halt,
             repair: t.repair,
             nodes: t.nodes,
         }
     }
+}
+
+/// Of a task that does not say.
+#[allow(clippy::unnecessary_wraps, reason = "the field's type")]
+fn abort() -> Option<OnHalt> {
+    Some(OnHalt::Abort)
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -100,6 +117,17 @@ fn is_zero(n: &u64) -> bool {
 }
 
 impl Task {
+    /// Where its i-th node is, for the flags.
+    pub fn place(&self, i: usize) -> Place<'_> {
+        let place = Place { on_halt: self.on_halt, ..Place::of(&self.correlation) };
+        match self.nodes.get(i) {
+            Some(n) => {
+                Place { venue: &n.venue, node_type: &n.kind, effect: n.effect, allowed_while_halted: n.allowed_while_halted, ..place }
+            }
+            None => place,
+        }
+    }
+
     /// Its `Nats-Msg-Id`: one that is emitted again because it got lost is not a repeat.
     pub fn message_id(&self) -> String {
         match self.repair {
@@ -121,6 +149,15 @@ pub struct TaskNode {
     /// Its type.
     #[serde(rename = "type")]
     pub kind: String,
+    /// What it does outside.
+    #[serde(default)]
+    pub effect: Effect,
+    /// The venue it acts at; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub venue: String,
+    /// It may run while its scope is halted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allowed_while_halted: bool,
     /// Its parameters.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub params: Map<String, Value>,

@@ -15,7 +15,7 @@ mod task_run;
 mod unknown;
 
 pub use effects::{Intent, Settled};
-pub use engine::{Body, Engine, Limits, Loaded, LogMessage, Out, WriteId};
+pub use engine::{Body, Engine, Guard, Limits, Loaded, LogMessage, Out, WriteId};
 pub use execution::{Applied, Execution, Input};
 pub use floor::{Floor, Known};
 pub use outputs::Output;

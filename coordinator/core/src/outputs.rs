@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use haltline_types::{
     Timestamp,
+    control::{Gate, Place},
     definition::{InputRef, look_up},
     event::{Event, EventType, event_id},
     ids::traceparent,
@@ -46,22 +47,48 @@ impl Execution {
         self.stop.is_none() && !self.ready.is_empty() && (self.outstanding as usize) < RELEASED_TASKS_MAX
     }
 
-    /// Takes what is due now. Tasks only if `gate_open`. `segments`: linear chains as one task.
+    /// What `gate` says of the nodes that are ready: halted if it refuses one of them, unsure if one has to
+    /// wait.
+    pub fn gate(&self, gate: &dyn Fn(&Place) -> Gate) -> Gate {
+        let mut all = Gate::Open;
+        for i in &self.ready {
+            match gate(&self.place(*i)) {
+                Gate::Open => {}
+                Gate::Halted(flag) => return Gate::Halted(flag),
+                unsure @ Gate::Unsure(_) => all = unsure,
+            }
+        }
+        all
+    }
+
+    fn place(&self, i: u32) -> Place<'_> {
+        self.plan.place(i, &self.record.correlation)
+    }
+
+    /// Takes what is due now: tasks that `gate` lets out, none if it refuses one. `segments`: linear chains
+    /// as one task.
     ///
     /// What was ready when the execution was stopped is dispatched even then, once: whoever rebuilds
     /// this state from the log cannot know that the gate held it back, and must find the same end.
     /// The worker reads in the log that the execution was stopped, and refuses.
-    pub fn decide(&mut self, gate_open: bool, segments: bool) -> Vec<Output> {
+    pub fn decide(&mut self, gate: &dyn Fn(&Place) -> Gate, segments: bool) -> Vec<Output> {
         let mut out = Vec::new();
         if self.ended {
             return out;
         }
         out.extend(self.notes.drain(..).map(|event| Output::Note(Box::new(event))));
         let stopped = self.stop.is_some();
-        while (gate_open || stopped) && (self.outstanding as usize) < RELEASED_TASKS_MAX {
+        let all = if stopped || self.ready.is_empty() { Gate::Open } else { self.gate(gate) };
+        let mut waiting = Vec::new();
+        while !matches!(all, Gate::Halted(_)) && (self.outstanding as usize) < RELEASED_TASKS_MAX {
             let Some(head) = self.ready.pop_front() else { break };
+            if all != Gate::Open && gate(&self.place(head)) != Gate::Open {
+                waiting.push(head);
+                continue;
+            }
             out.push(Output::Task(Box::new(self.dispatch(head, segments))));
         }
+        waiting.into_iter().rev().for_each(|head| self.ready.push_front(head));
         if stopped {
             self.ready.clear();
         }
@@ -75,6 +102,11 @@ impl Execution {
             out.push(Output::Standing(Box::new(record)));
         }
         out
+    }
+
+    /// [`Execution::decide`] with nothing held back.
+    pub fn decide_all(&mut self, segments: bool) -> Vec<Output> {
+        self.decide(&|_| Gate::Open, segments)
     }
 
     pub(crate) fn skipped_event(&self, i: u32, cause: u32) -> Event {
@@ -118,6 +150,7 @@ impl Execution {
             created_at: self.at,
             traceparent: traceparent(self.id()),
             recovered: rest,
+            on_halt: self.plan.on_halt(),
             repair: 0,
             nodes,
         }
@@ -131,6 +164,9 @@ impl Execution {
             name: def.title().to_owned(),
             category: def.category.clone(),
             kind: def.kind.clone(),
+            effect: self.plan.node(i).effect,
+            venue: self.plan.node(i).venue.clone(),
+            allowed_while_halted: self.plan.node(i).allowed_while_halted,
             params: def.params.clone(),
             inputs,
             timeout_ms: self.plan.timeout_ms(i),

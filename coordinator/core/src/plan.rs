@@ -4,8 +4,11 @@
 use std::collections::{BTreeSet, HashMap};
 
 use haltline_types::{
+    Effect,
     catalog::NodeType,
+    control::{OnHalt, Place},
     definition::{Definition, InputRef, NodeDef, NodeRef, OnError},
+    event::Correlation,
     ids::check_id,
     json,
     limits::{
@@ -34,6 +37,7 @@ pub struct Plan {
     definition: Definition,
     nodes: Vec<PlanNode>,
     by_id: HashMap<String, u32>,
+    on_halt: Option<OnHalt>,
 }
 
 /// What the plan knows of a node.
@@ -47,6 +51,12 @@ pub struct PlanNode {
     pub chain_next: Option<u32>,
     /// Nodes left in that chain, this one included.
     pub chain_left: u32,
+    /// What it does outside.
+    pub effect: Effect,
+    /// It may run while its scope is halted.
+    pub allowed_while_halted: bool,
+    /// The venue it acts at; empty for none.
+    pub venue: String,
 }
 
 /// More problems than this are not reported: the first ones matter.
@@ -81,7 +91,15 @@ impl Plan {
             return Err(check.problems);
         }
         segments::link(&mut nodes);
-        Ok(Self { definition: definition.clone(), nodes, by_id })
+        for (node, def) in nodes.iter_mut().zip(&definition.nodes) {
+            let Some(kind) = types.get(def.kind.as_str()) else { continue };
+            node.effect = kind.effect_of(def);
+            node.allowed_while_halted = def.allowed_while_halted || kind.allowed_while_halted;
+            node.venue = if def.venue.is_empty() { kind.venue.clone() } else { def.venue.clone() };
+        }
+        let acts = nodes.iter().any(|n| n.effect.touches_risk() && !n.allowed_while_halted);
+        let on_halt = definition.on_halt.or(acts.then_some(OnHalt::Abort));
+        Ok(Self { definition: definition.clone(), nodes, by_id, on_halt })
     }
 
     /// The definition.
@@ -107,6 +125,23 @@ impl Plan {
     /// The node of that id.
     pub fn find(&self, id: &str) -> Option<u32> {
         self.by_id.get(id).copied()
+    }
+    /// What a halt means for its executions: what the definition says, else `abort` where it has something
+    /// that a halt refuses.
+    pub fn on_halt(&self) -> Option<OnHalt> {
+        self.on_halt
+    }
+    /// Where a node of an execution is, for the flags.
+    pub fn place<'a>(&'a self, i: u32, c: &'a Correlation) -> Place<'a> {
+        let node = self.node(i);
+        Place {
+            venue: &node.venue,
+            node_type: &self.def(i).kind,
+            effect: node.effect,
+            allowed_while_halted: node.allowed_while_halted,
+            on_halt: self.on_halt,
+            ..Place::of(c)
+        }
     }
     /// Milliseconds one attempt of a node may run.
     pub fn timeout_ms(&self, i: u32) -> u64 {
@@ -175,6 +210,11 @@ impl Check {
                     }
                 }
             }
+        }
+        if !n.venue.is_empty()
+            && let Err(e) = check_id(&n.venue)
+        {
+            self.add(at("venue"), Some(n), format!("venue {e}"));
         }
         if n.timeout.is_some_and(|t| t.0 == 0 || t.0 > NODE_TIMEOUT_MS_MAX) {
             self.add(at("timeout"), Some(n), "timeout must be more than 0 and at most 1d".into());

@@ -242,7 +242,7 @@ impl Replay {
 
     fn decide(&mut self) -> Vec<String> {
         let mut decided = Vec::new();
-        for output in self.execution.decide(true, self.segments) {
+        for output in self.execution.decide_all(self.segments) {
             decided.push(match output {
                 Output::Task(task) => {
                     let nodes: Vec<&str> = task.nodes.iter().map(|n| n.id.as_str()).collect();

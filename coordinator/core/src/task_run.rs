@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use haltline_types::{
-    Timestamp,
-    control::{Flag, Gate},
+    Effect, Timestamp,
+    control::{Flag, Gate, Place},
     definition::RetryPolicy,
     event::{Claims, Command, CommandType, Event, EventType, SegmentResult, event_id},
     json,
@@ -323,6 +323,20 @@ impl TaskRun {
             id.push_str(&format!("@{}", self.token));
         }
         id
+    }
+
+    /// Where the node is that is next, for the flags.
+    pub fn place(&self) -> Place<'_> {
+        self.task.place(self.at)
+    }
+
+    /// The same for what follows the node that has run: the next one of this task, else what else
+    /// the execution may do.
+    pub fn place_after(&self) -> Place<'_> {
+        match self.at + 1 {
+            next if next < self.task.nodes.len() => self.task.place(next),
+            _ => Place { effect: Effect::Neutral, on_halt: self.task.on_halt, ..Place::of(&self.task.correlation) },
+        }
     }
 
     /// The type of the node that is next; `None` if nothing is.

@@ -10,7 +10,7 @@ use haltline_common::{
     publisher::Publisher,
     types::{
         Names,
-        control::{GLOBAL_KEY, Level},
+        control::{GLOBAL_KEY, Level, OnHalt},
     },
 };
 use haltline_tests::{Site, checks, ledger, shapes, soon, until};
@@ -140,13 +140,15 @@ async fn a_halt_ends_what_runs() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_halt_during_the_last_node_is_not_completed() -> anyhow::Result<()> {
     let site = Site::start(COMMAND).await?;
-    let last = shapes::workflow(
+    // Without a node that acts a halt lets it go on, unless it says otherwise.
+    let mut last = shapes::workflow(
         "last",
         json!([
             { "id": "first", "type": "static" },
             { "id": "last", "type": "sleep", "params": { "duration": "1s" }, "depends_on": ["first"] },
         ]),
     )?;
+    last.on_halt = Some(OnHalt::Abort);
     let id = site.submit(&last, "last", json!({})).await?;
     soon("the last node runs", async || Ok(checks::seen(&site.client, &id, "node_started", "last").await?.is_some())).await?;
     site.client.set_flag(Level::Halt, "during the last node", "test").await?;

@@ -102,9 +102,16 @@ impl Flags {
         });
         self.global.iter().map(|flag| (Scope::Global, flag)).chain(scoped)
     }
+    /// Whether any of them keeps something from starting.
+    pub fn stops(&self) -> bool {
+        self.all().any(|flag| !flag.state.runs())
+    }
     /// The highest revision among them.
     pub fn revision(&self) -> u64 {
-        self.iter().map(|(_, flag)| flag.revision).max().unwrap_or(0)
+        self.all().map(|flag| flag.revision).max().unwrap_or(0)
+    }
+    fn all(&self) -> impl Iterator<Item = &Flag> {
+        self.global.iter().chain(self.scoped.iter().flat_map(HashMap::values))
     }
 
     /// The gravest flag that applies at `place`; `None` while the one for everything was not read.

@@ -5,15 +5,19 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod flags;
+mod lease;
 mod scope;
 mod value;
 
 pub use flags::{Flags, Gate, Place};
+pub use lease::{Lease, Marker, OpenEffect};
 pub use scope::Scope;
 pub use value::{ControlValue, Flag};
 
 /// The key of the flag that covers everything.
 pub const GLOBAL_KEY: &str = "halt.global";
+/// The key of the [`Marker`] that tells this control bucket from one that was made again.
+pub const INSTALL_KEY: &str = "install";
 
 /// How grave a control state is; ordered, gravest last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]

@@ -148,8 +148,8 @@ impl Engine {
     /// Emits what the state calls for now.
     pub(super) fn advance(&mut self, id: &str) {
         let Some(Slot::Live(live)) = self.slots.get_mut(id) else { return };
-        let open = self.gate == Gate::Open;
-        let outputs = live.execution.decide(open, self.limits.segments);
+        let guard = &self.guard;
+        let outputs = live.execution.decide(&|place| guard.gate(place), self.limits.segments);
         self.emit(id, outputs);
     }
 
@@ -204,13 +204,14 @@ impl Engine {
             }
         }
         let halt = if live.execution.wants_gate() {
-            match &self.gate {
+            let guard = &self.guard;
+            match live.execution.gate(&|place| guard.gate(place)) {
                 Gate::Open => None,
                 Gate::Unsure(_) => {
                     self.gated.insert(id.to_owned());
                     None
                 }
-                Gate::Halted(flag) => Some(flag.clone()),
+                Gate::Halted(flag) => Some(flag),
             }
         } else {
             // Told by a worker: the others, whose tasks wait, read commands only.

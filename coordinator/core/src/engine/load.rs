@@ -83,7 +83,7 @@ impl Engine {
         let (mut told, mut end) = (Vec::new(), None);
         let segments = self.limits.segments;
         let mut decide = |execution: &mut Execution| {
-            for output in execution.decide(true, segments) {
+            for output in execution.decide_all(segments) {
                 match output {
                     Output::Task(task) => {
                         tasks.insert(task.nodes[0].id.clone(), task);

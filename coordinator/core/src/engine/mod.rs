@@ -6,12 +6,14 @@
 //!   state from record and log and emits what the log lacks does no harm by emitting too much;
 //! * [`Engine::floors`] say from where a successor must read: below them all outputs are stored.
 
+mod guard;
 mod live;
 mod load;
 mod stuck;
 mod submit;
 mod tick;
 
+pub use guard::Guard;
 pub(crate) use load::as_accepted;
 
 use std::{
@@ -21,7 +23,6 @@ use std::{
 
 use haltline_types::{
     Timestamp,
-    control::Gate,
     event::{Command, Event},
     record::{Outcome, Record},
     submit::{Reply, Submit},
@@ -187,7 +188,7 @@ struct Live {
 /// The engine of one coordinator.
 pub struct Engine {
     limits: Limits,
-    gate: Gate,
+    guard: Guard,
     slots: HashMap<String, Slot>,
     writes: HashMap<WriteId, Purpose>,
     next_write: WriteId,
@@ -215,7 +216,7 @@ impl Engine {
     pub fn new(limits: Limits, log_floor: u64, records_floor: u64) -> Self {
         Self {
             limits,
-            gate: Gate::Unsure("the control flag has not been read yet".into()),
+            guard: Guard::default(),
             slots: HashMap::new(),
             writes: HashMap::new(),
             next_write: 0,
@@ -269,14 +270,13 @@ impl Engine {
         self.ended
     }
 
-    /// What the guard says from now on.
-    pub fn set_gate(&mut self, gate: Gate) {
-        if gate == self.gate {
+    /// What the flags say from now on.
+    pub fn set_guard(&mut self, guard: Guard) {
+        if guard == self.guard {
             return;
         }
-        let waits = matches!(gate, Gate::Unsure(_));
-        self.gate = gate;
-        if !waits {
+        self.guard = guard;
+        if self.guard.is_sure() {
             let mut gated: Vec<String> = self.gated.drain().collect();
             gated.sort_unstable();
             for id in gated {

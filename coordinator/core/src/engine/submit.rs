@@ -25,7 +25,7 @@ impl Engine {
     /// `ticket`, once everything the answer implies is stored.
     pub fn submit(&mut self, ticket: u64, submit: Submit, plan: Arc<Plan>, now: Timestamp) {
         self.now = self.now.max(now);
-        if let Err(e) = self.admit(&submit) {
+        if let Err(e) = self.admit(&submit, &plan) {
             self.refuse(ticket, e);
             return;
         }
@@ -34,7 +34,7 @@ impl Engine {
     }
 
     /// Everything that can refuse a submission before anything is written.
-    fn admit(&self, s: &Submit) -> Result<(), ApiError> {
+    fn admit(&self, s: &Submit, plan: &Plan) -> Result<(), ApiError> {
         if s.key.is_empty() || s.key.len() > KEY_BYTES_MAX {
             return Err(ApiError::invalid("key", format!("must have 1 to {KEY_BYTES_MAX} bytes")));
         }
@@ -50,13 +50,14 @@ impl Engine {
             let message = format!("input: has more than {INPUT_BYTES_MAX} bytes");
             return Err(ApiError { field: Some("input".into()), ..ApiError::new(Code::TooLarge, message) });
         }
-        match &self.gate {
+        let c = correlation("", s, plan);
+        match self.guard.admits((0..plan.len() as u32).map(|i| plan.place(i, &c))) {
             Gate::Open => {}
             Gate::Halted(flag) => {
-                let detail = serde_json::to_value(flag).unwrap_or_default();
+                let detail = serde_json::to_value(&flag).unwrap_or_default();
                 return Err(ApiError::new(Code::EmergencyHalted, flag.sentence()).with_detail(detail));
             }
-            Gate::Unsure(why) => return Err(ApiError::new(Code::ControlUnsure, why.clone())),
+            Gate::Unsure(why) => return Err(ApiError::new(Code::ControlUnsure, why)),
         }
         if self.slots.len() >= self.limits.executions_max {
             let message = format!("{} executions are running, the most this coordinator admits; repeat later", self.slots.len());
@@ -167,16 +168,21 @@ fn body_digest(s: &Submit, plan: &Plan) -> String {
     ids::digest(parts.to_string().as_bytes())
 }
 
+fn correlation(id: &str, s: &Submit, plan: &Plan) -> Correlation {
+    let d = plan.definition();
+    Correlation {
+        execution_id: id.to_owned(),
+        workflow_id: d.id.clone(),
+        bot_id: s.bot_id.clone().unwrap_or_else(|| d.bot_id.clone()),
+        strategy_id: s.strategy_id.clone().unwrap_or_else(|| d.strategy_id.clone()),
+    }
+}
+
 fn new_record(id: &str, shard: u32, w: &Waiting) -> Record {
     let d = w.plan.definition();
     Record {
         v: WIRE_VERSION,
-        correlation: Correlation {
-            execution_id: id.to_owned(),
-            workflow_id: d.id.clone(),
-            bot_id: w.submit.bot_id.clone().unwrap_or_else(|| d.bot_id.clone()),
-            strategy_id: w.submit.strategy_id.clone().unwrap_or_else(|| d.strategy_id.clone()),
-        },
+        correlation: correlation(id, &w.submit, &w.plan),
         status: Status::Running,
         workflow_version: d.version.clone(),
         shard,

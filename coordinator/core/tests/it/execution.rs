@@ -120,7 +120,7 @@ fn run(plan: &Arc<Plan>, rng: &mut Rng, segments: bool, halt_at: Option<usize>) 
     let mut open: Vec<Task> = Vec::new();
     let flag = Flag { state: Level::Halt, reason: "r".into(), by: "b".into(), revision: 2, ..Flag::default() };
     loop {
-        for output in execution.decide(true, segments) {
+        for output in execution.decide_all(segments) {
             match output {
                 Output::Note(event) => {
                     assert!(seen.events.insert(event.id.clone()), "told twice");
@@ -137,7 +137,7 @@ fn run(plan: &Arc<Plan>, rng: &mut Rng, segments: bool, halt_at: Option<usize>) 
                 }
             }
         }
-        assert_eq!(execution.decide(true, segments), Vec::new(), "deciding again decides nothing");
+        assert_eq!(execution.decide_all(segments), Vec::new(), "deciding again decides nothing");
         if open.is_empty() {
             let unknown = seen.records.last().filter(|_| seen.ends.is_empty()).and_then(|r| r.unknown_nodes.first().cloned());
             let Some(unknown) = unknown else { break };
@@ -217,10 +217,10 @@ proptest! {
         let plan = graph(&mut rng, fails, lenient);
         let seen = run(&plan, &mut rng, segments, None);
         let mut again = Execution::accept(record(&plan), plan.clone());
-        again.decide(true, segments);
+        again.decide_all(segments);
         for input in &seen.inputs {
             again.apply(input);
-            again.decide(true, segments);
+            again.decide_all(segments);
         }
         prop_assert_eq!(&again, &seen.execution);
         // What comes after the end changes nothing.
@@ -254,14 +254,14 @@ proptest! {
 fn a_halt_at_the_last_node_is_a_halt() {
     let plan = Arc::new(Plan::compile(&definition("w", vec![node("a", "give", &[])]), &types()).expect("valid"));
     let mut execution = Execution::accept(record(&plan), plan);
-    execution.decide(true, true);
+    execution.decide_all(true);
     let c = Correlation { execution_id: "exec_w_1".into(), workflow_id: "w".into(), bot_id: String::new(), strategy_id: String::new() };
     let mut result = Event::new(EventType::NodeCompleted, "exec_w_1/a/result".into(), &c, Timestamp(1));
     result.node_id = Some("a".into());
     result.task_events = Some(2);
     result.halted = Some(Flag::unreadable("gone", 3, None));
     execution.apply(&Input::Result(Box::new(result)));
-    let out = execution.decide(true, true);
+    let out = execution.decide_all(true);
     assert!(matches!(&out[..], [Output::End(e, r)] if r.status == Status::Halted && r.nodes_completed == 1 && e.event_count == Some(4)));
 }
 
@@ -269,21 +269,21 @@ fn a_halt_at_the_last_node_is_a_halt() {
 fn independent_nodes_go_out_together() {
     let plan =
         Arc::new(Plan::compile(&definition("w", (0..5).map(|i| node(&format!("n{i}"), "give", &[])).collect()), &types()).expect("valid"));
-    assert_eq!(Execution::accept(record(&plan), plan).decide(true, true).len(), 5);
+    assert_eq!(Execution::accept(record(&plan), plan).decide_all(true).len(), 5);
 }
 
 #[test]
 fn a_missing_output_is_missing() {
     let plan = Arc::new(Plan::compile(&definition("w", vec![node("a", "give", &[]), node("b", "give", &["a"])]), &types()).expect("valid"));
     let mut execution = Execution::accept(record(&plan), plan);
-    let Some(Output::Task(task)) = execution.decide(true, false).pop() else { panic!("a task") };
+    let Some(Output::Task(task)) = execution.decide_all(false).pop() else { panic!("a task") };
     let mut run = TaskRun::new(*task, "w", FIRST);
     run.next(&Gate::Open, Timestamp(0));
     let After::End(e) = run.after(NodeOutcome::Completed(Map::new()), &Gate::Open, false, Timestamp(0), 1.0, |_, _| 0) else {
         panic!("an end")
     };
     execution.apply(&Input::Result(e));
-    let Some(Output::Task(task)) = execution.decide(true, false).pop() else { panic!("a task") };
+    let Some(Output::Task(task)) = execution.decide_all(false).pop() else { panic!("a task") };
     assert!(matches!(&task.nodes[0].inputs["a"], TaskInput::Missing(why) if why.contains('a')));
     let end = work(*task, &Gate::Open);
     assert_eq!(end.last().and_then(|e| e.error_type.as_deref()), Some("MissingInput"));
@@ -297,7 +297,7 @@ fn lenient(on_error: OnError) -> Execution {
 
 /// The first task of an execution, and its end when its worker's clock says `now`.
 fn first_end(execution: &mut Execution, now: i64) -> Event {
-    let Some(Output::Task(task)) = execution.decide(true, true).pop() else { panic!("a task") };
+    let Some(Output::Task(task)) = execution.decide_all(true).pop() else { panic!("a task") };
     let mut run = TaskRun::new(*task, "w", FIRST);
     match run.next(&Gate::Open, Timestamp(now)) {
         Next::End(mut events) => events.pop().expect("a result"),
@@ -315,7 +315,7 @@ fn a_segment_goes_on_behind_a_failure() {
     let mut execution = lenient(stand_in());
     let event = first_end(&mut execution, 0);
     execution.apply(&Input::Result(Box::new(event)));
-    let out = execution.decide(true, true);
+    let out = execution.decide_all(true);
     let [Output::Task(task)] = &out[..] else { panic!("{out:?}") };
     // The worker may have begun with it, if two walked through the task: it is to read the log.
     assert!(task.recovered && task.nodes.len() == 2, "{task:?}");
@@ -323,7 +323,7 @@ fn a_segment_goes_on_behind_a_failure() {
     let mut execution = lenient(OnError::Continue);
     let event = first_end(&mut execution, 0);
     execution.apply(&Input::Result(Box::new(event)));
-    let Some(Output::Task(task)) = execution.decide(true, true).pop() else { panic!("a task") };
+    let Some(Output::Task(task)) = execution.decide_all(true).pop() else { panic!("a task") };
     assert!(matches!(&task.nodes[0].inputs["a"], TaskInput::Missing(why) if why.contains("node `a` failed")), "{task:?}");
 }
 
@@ -332,7 +332,7 @@ fn skipped_nodes_name_the_failed_one_and_long_errors_are_cut() {
     let mut execution = lenient(OnError::Skip);
     let event = first_end(&mut execution, 0);
     execution.apply(&Input::Result(Box::new(event)));
-    let out = execution.decide(true, true);
+    let out = execution.decide_all(true);
     let [Output::Note(b), Output::Note(c), Output::End(end, record)] = &out[..] else { panic!("{out:?}") };
     assert_eq!((b.id.as_str(), c.id.as_str()), ("exec_w_1/b/skipped", "exec_w_1/c/skipped"));
     assert!([b, c].iter().all(|e| e.kind == EventType::NodeSkipped));
@@ -350,7 +350,7 @@ fn a_refusal_is_no_failure() {
         let event = first_end(&mut execution, i64::MAX / 2);
         assert_eq!((event.kind, event.error_type.as_deref()), (EventType::NodeRefused, Some("DeadlineExceeded")));
         execution.apply(&Input::Result(Box::new(event)));
-        let out = execution.decide(true, true);
+        let out = execution.decide_all(true);
         let [Output::End(end, record)] = &out[..] else { panic!("{out:?}") };
         assert_eq!((end.kind, record.status), (EventType::ExecutionTimedOut, Status::TimedOut));
         assert!(record.error.as_deref().is_some_and(|e| e.contains("deadline")) && record.errors.is_empty(), "{record:?}");
@@ -360,17 +360,17 @@ fn a_refusal_is_no_failure() {
 #[test]
 fn a_time_out_stops_what_waits_and_its_workers_say_so() {
     let mut execution = lenient(OnError::Fail);
-    let Some(Output::Task(task)) = execution.decide(true, true).pop() else { panic!("a task") };
+    let Some(Output::Task(task)) = execution.decide_all(true).pop() else { panic!("a task") };
     let mut run = TaskRun::new(*task, "w", FIRST);
     assert!(matches!(run.next(&Gate::Open, Timestamp(0)), Next::Start { .. }));
     let command = Command::new(CommandType::Timeout, "exec_w_1", execution.deadline());
     execution.apply(&Input::Command(Box::new(command.clone())));
-    assert_eq!(execution.decide(true, true), Vec::new(), "the node runs");
+    assert_eq!(execution.decide_all(true), Vec::new(), "the node runs");
     // The first reason stands: a cancel that comes later changes nothing.
     run.command(&command);
     run.cancel("somebody", "late");
     let After::End(event) = run.after(NodeOutcome::Cancelled, &Gate::Open, true, Timestamp(0), 1.0, |_, _| 0) else { panic!("an end") };
     execution.apply(&Input::Result(event));
-    let out = execution.decide(true, true);
+    let out = execution.decide_all(true);
     assert!(matches!(&out[..], [Output::End(_, r)] if r.status == Status::TimedOut), "{out:?}");
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use haltline_core::{Body, Engine, Known, Limits, Loaded, LogMessage, Out, WriteId};
+use haltline_core::{Body, Engine, Guard, Known, Limits, Loaded, LogMessage, Out, WriteId};
 use haltline_types::{
     control::{Flag, Gate},
     error::{ApiError, Code},
@@ -83,7 +83,7 @@ impl World {
     /// Does `f` with the coordinator, then what its engine wants.
     fn coordinate(&mut self, pid: Pid, f: impl FnOnce(&mut Self, &mut Coordinator) -> Result<(), Killed>) {
         let Some(mut c) = self.coordinators[pid].take() else { return };
-        c.engine.set_gate(gate(c.flag.as_ref(), self.processes[pid].conn.is_some()));
+        c.engine.set_guard(Guard::of(gate(c.flag.as_ref(), self.processes[pid].conn.is_some())));
         if f(self, &mut c).and_then(|()| self.perform(pid, &mut c)).is_err() {
             return;
         }
@@ -359,7 +359,7 @@ impl World {
             }
             Down::Flag(flag) => {
                 c.flag = Some(flag);
-                c.engine.set_gate(gate(c.flag.as_ref(), true));
+                c.engine.set_guard(Guard::of(gate(c.flag.as_ref(), true)));
             }
             Down::Submit { from, request, submit } => {
                 c.next_ticket += 1;

@@ -126,7 +126,8 @@ async fn hold(link: &Link, manifest: &Manifest, by: &str) -> anyhow::Result<()> 
     );
     reason.truncate(reason.floor_char_boundary(TEXT_BYTES_MAX));
     let value = ControlValue {
-        state: Level::Hold,
+        // A stored halt survives a restore.
+        state: Level::Hold.max(stored.state),
         reason,
         by: by.into(),
         verified: false,
@@ -135,5 +136,7 @@ async fn hold(link: &Link, manifest: &Manifest, by: &str) -> anyhow::Result<()> 
     };
     let publisher = Publisher::start(link).await?;
     kv::swap(&publisher, &link.names.control_bucket(), GLOBAL_KEY, stored.revision, serde_json::to_vec(&value)?).await?;
+    // It is the bucket of this installation from now on: that it was made again is known, and says the flag.
+    topology::remark(link).await?;
     Ok(())
 }

@@ -38,6 +38,8 @@ pub fn weights(bug: Bug) -> &'static [Weight] {
         Bug::NoMessageId => &[(Duplicate, "worker", 2), (Duplicate, "coordinator", 1), (Reset, "worker", 1)],
         Bug::TwoOwners => &[(Stall, "coordinator", 2), (Hold, "coordinator", 1)],
         Bug::BlindRepeat => &[(LoseReplies, "market", 2), (Kill, "worker", 1)],
+        // Seen where halts come at random moments.
+        Bug::NoSecondCheck | Bug::EndlessLease => &[(Stall, "worker", 3), (Hold, "worker", 2)],
     }
 }
 

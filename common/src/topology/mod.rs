@@ -1,20 +1,23 @@
 //! Streams, consumers and buckets as data, and `ensure`, which makes the server match them.
 
+mod install;
+
 use std::time::Duration;
 
 use haltline_types::{
     Names,
     catalog::built_in_types,
-    control::{ControlValue, GLOBAL_KEY, Level},
     limits::{EXECUTION_MS_MAX, MESSAGE_BYTES_MAX},
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Link, clock,
+    Link,
     config::StorageSettings,
     js::{self, ApiFailure},
 };
+
+pub use install::remark;
 
 /// The oldest nats-server that works: durability fixes up to it matter.
 pub const SERVER_MIN: (u64, u64, u64) = (2, 14, 5);
@@ -112,8 +115,9 @@ fn streams(names: &Names, s: &StorageSettings) -> Vec<StreamSpec> {
         bucket(
             names.control_bucket(),
             "control",
-            "Haltline control flag: key halt.global; HALT stops every side effect, deleted or malformed counts as halted",
-            json!({ "max_msgs_per_subject": 64, "max_bytes": 64 << 20 }),
+            "Haltline control flags: halt.global, halt.bot.<id>, ...: HALT stops every side effect in scope, deleted or malformed counts as halted; lease.<worker>.<life>: until when effects may start there, and what it has seen; install: marks this bucket",
+            // Never full: a halt must always find room. Leases keep one value a key.
+            json!({ "max_msgs_per_subject": 64, "max_bytes": 1u64 << 30 }),
         ),
         StreamSpec {
             name: names.events_stream(),
@@ -210,9 +214,10 @@ pub async fn ensure(link: &Link, storage: &StorageSettings) -> Result<Vec<Change
     let fresh = js::stream_info(link, &link.names.events_stream()).await.is_err_and(|e| e.is_missing());
     for spec in streams(&link.names, storage) {
         let change = ensure_stream(link, &spec).await?;
-        let is_control = spec.name == Names::bucket_stream(&link.names.control_bucket());
-        if is_control && matches!(change, Some(Change::Created(_))) {
-            first_flag(link, fresh).await?;
+        if spec.name == Names::bucket_stream(&link.names.control_bucket()) {
+            let made = matches!(change, Some(Change::Created(_)));
+            let failed = |source| EnsureError::Failed { what: "the control flag".into(), source };
+            install::mark(link, made, fresh).await.map_err(failed)?;
         }
         changes.extend(change);
     }
@@ -220,33 +225,6 @@ pub async fn ensure(link: &Link, storage: &StorageSettings) -> Result<Vec<Change
         changes.extend(ensure_task_consumer(link, &kind.name, Some(storage.replicas)).await?);
     }
     Ok(changes)
-}
-
-/// Writes the flag once, when the bucket was just created: normal at first install, halted where
-/// the installation is older than its control bucket.
-async fn first_flag(link: &Link, fresh: bool) -> Result<(), EnsureError> {
-    let (state, reason) =
-        if fresh { (Level::Normal, "first install") } else { (Level::Halt, "the control bucket was missing and had to be created again") };
-    let value = ControlValue {
-        state,
-        reason: reason.into(),
-        by: "haltline ensure".into(),
-        verified: false,
-        at: Some(clock::now()),
-        replaces: Some(0),
-    };
-    let subject = Names::kv_subject(&link.names.control_bucket(), GLOBAL_KEY);
-    let mut headers = async_nats::HeaderMap::new();
-    headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
-    let body = serde_json::to_vec(&value).unwrap_or_default();
-    let failed = |e: String| EnsureError::Failed { what: "the control flag".into(), source: ApiFailure::Silent(e) };
-    let ack = link.js.publish_with_headers(subject, headers, body.into()).await.map_err(|e| failed(e.to_string()))?;
-    match ack.await {
-        Ok(_) => Ok(()),
-        // Another process that ensures at the same time was first: its value stands.
-        Err(e) if e.to_string().contains("wrong last sequence") => Ok(()),
-        Err(e) => Err(failed(e.to_string())),
-    }
 }
 
 async fn ensure_stream(link: &Link, spec: &StreamSpec) -> Result<Option<Change>, EnsureError> {

@@ -1,0 +1,154 @@
+//! What a worker that cannot be asked had in flight: its last lease names some, the log the rest.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use haltline_types::{
+    Effect,
+    control::{Lease, OpenEffect},
+    error::ApiError,
+    event::{Event, EventType},
+};
+
+use crate::{
+    Link, history, kv,
+    tail::{self, Item, Start, Tail},
+};
+
+/// How long reading the log may take.
+const READ_WITHIN: Duration = Duration::from_secs(20);
+
+/// What is open of what `lease` names and, if `later`, of what its worker intended after it.
+pub(super) async fn of(link: &Link, lease: &Lease, later: bool) -> Result<Vec<OpenEffect>, ApiError> {
+    let mut open = lease.open.clone();
+    if later {
+        open.extend(intended_after(link, &lease.worker_id, lease.log).await?);
+    }
+    still(link, open).await
+}
+
+/// Those of `open` that are open still.
+pub(super) async fn still(link: &Link, open: Vec<OpenEffect>) -> Result<Vec<OpenEffect>, ApiError> {
+    let mut by_execution: BTreeMap<String, Vec<OpenEffect>> = BTreeMap::new();
+    for effect in open {
+        let all = by_execution.entry(effect.execution_id.clone()).or_default();
+        if all.iter().all(|o| o.node_id != effect.node_id) {
+            all.push(effect);
+        }
+    }
+    let mut left = Vec::new();
+    for (execution_id, effects) in by_execution {
+        let events: Vec<Event> = history::read(link, &execution_id)
+            .await
+            .map_err(kv::unavailable)?
+            .into_iter()
+            .filter_map(|(_, entry)| match entry {
+                history::Entry::Event(e) => Some(*e),
+                history::Entry::Command(_) => None,
+            })
+            .collect();
+        left.extend(effects.into_iter().filter(|o| is_open(&events, &o.node_id)));
+    }
+    Ok(left)
+}
+
+/// Whether an effect of a node was intended and neither settled nor overtaken by the node's result or the
+/// execution's end. One that is on record as unknown is open until someone has said what became of it.
+fn is_open(events: &[Event], node_id: &str) -> bool {
+    let mut open: Vec<&str> = Vec::new();
+    for e in events {
+        let of_node = e.node_id.as_deref() == Some(node_id);
+        match e.kind {
+            EventType::EffectIntended if of_node => open.push(&e.id),
+            EventType::EffectSettled => open.retain(|id| Some(*id) != e.intent.as_deref()),
+            EventType::NodeCompleted | EventType::NodeFailed if of_node => open.clear(),
+            EventType::NodeRefused if of_node => open.retain(|id| e.unsettled.iter().any(|u| u == id)),
+            // What nobody knows of at the end stays on record there; it is not in flight.
+            kind if kind.is_terminal() => open.clear(),
+            _ => {}
+        }
+    }
+    !open.is_empty()
+}
+
+/// Effects that a worker intended after a position of the log.
+async fn intended_after(link: &Link, worker_id: &str, log: u64) -> Result<Vec<OpenEffect>, ApiError> {
+    let mut tail = Tail::start(
+        link,
+        tail::Options {
+            stream: link.names.events_stream(),
+            filter: link.names.notes_all(),
+            start: Start::Seq(log + 1),
+            heartbeat: Duration::from_secs(1),
+            buffer: 4096,
+            reader: "intents".into(),
+            headers_only: false,
+        },
+    );
+    let mut found = Vec::new();
+    let reading = async {
+        while let Some(item) = tail.next().await {
+            match item {
+                Item::Message(m) => {
+                    // Most of the log is other things.
+                    if let Some(e) = serde_json::from_slice::<Event>(&m.payload)
+                        .ok()
+                        .filter(|e| e.kind == EventType::EffectIntended && e.worker_id.as_deref() == Some(worker_id))
+                    {
+                        found.push(of_intent(e));
+                    }
+                }
+                Item::CaughtUp { .. } => return Ok(()),
+                Item::Reset => return Err(kv::unavailable("the log was made again")),
+                Item::Lost { reason, .. } => return Err(kv::unavailable(reason)),
+            }
+        }
+        Ok(())
+    };
+    tokio::time::timeout(READ_WITHIN, reading).await.map_err(|_| kv::unavailable("the log is long"))??;
+    Ok(found)
+}
+
+/// What an intent in the log tells; of type and venue it says nothing.
+fn of_intent(e: Event) -> OpenEffect {
+    OpenEffect {
+        node_id: e.node_id.unwrap_or_default(),
+        key: e.key.unwrap_or_default(),
+        since: e.timestamp,
+        execution_id: e.execution_id,
+        workflow_id: e.workflow_id,
+        bot_id: e.bot_id,
+        strategy_id: e.strategy_id,
+        venue: String::new(),
+        node_type: String::new(),
+        effect: Effect::OpensRisk,
+        allowed_while_halted: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use haltline_types::{Timestamp, event::Correlation};
+
+    #[test]
+    fn an_effect_is_open_from_its_intent_to_what_settles_it() {
+        let c = Correlation { execution_id: "x".into(), workflow_id: "w".into(), bot_id: String::new(), strategy_id: String::new() };
+        let event = |kind, id: &str, node: Option<&str>| {
+            let mut e = Event::new(kind, id.into(), &c, Timestamp(0));
+            e.node_id = node.map(str::to_owned);
+            e
+        };
+        let intended = event(EventType::EffectIntended, "i", Some("buy"));
+        let mut settled = event(EventType::EffectSettled, "s", Some("buy"));
+        settled.intent = Some("i".into());
+        assert!(!is_open(&[], "buy"));
+        assert!(is_open(std::slice::from_ref(&intended), "buy"));
+        assert!(!is_open(std::slice::from_ref(&intended), "sell"));
+        assert!(!is_open(&[intended.clone(), settled], "buy"));
+        let unknown = event(EventType::NodeUnknown, "u", Some("buy"));
+        assert!(is_open(&[intended.clone(), unknown], "buy"));
+        let done = event(EventType::NodeCompleted, "r", Some("buy"));
+        assert!(!is_open(&[intended.clone(), done], "buy"));
+        assert!(!is_open(&[intended, event(EventType::ExecutionCancelled, "e", None)], "buy"));
+    }
+}

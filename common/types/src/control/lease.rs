@@ -1,0 +1,100 @@
+//! What workers write into the control bucket about themselves, and what marks the bucket.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Level, Place, Scope};
+use crate::{Effect, Timestamp};
+
+/// A worker's lease, in its own key `lease.<worker>.<instance>`: renewal, confirmation and goodbye in one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The worker.
+    pub worker_id: String,
+    /// Its life: a worker that comes back under its name has another.
+    pub instance: String,
+    /// Number of this write in this life.
+    pub n: u64,
+    /// How long it holds, in milliseconds from its sending; 0 for a write that only confirms.
+    pub lease_ms: u64,
+    /// The highest revision of a flag that this worker obeys.
+    pub seen: u64,
+    /// Intents that this worker stores after this write come after this position of the log.
+    pub log: u64,
+    /// Effects intended and not settled, the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<OpenEffect>,
+    /// How many more are open.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more: u64,
+    /// The worker has left with nothing open: it starts nothing any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub goodbye: bool,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// An effect that was intended and whose outcome is not stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenEffect {
+    /// Its execution.
+    pub execution_id: String,
+    /// Its node.
+    pub node_id: String,
+    /// Its idempotency key.
+    pub key: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// The workflow.
+    pub workflow_id: String,
+    /// The bot; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub bot_id: String,
+    /// The strategy; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub strategy_id: String,
+    /// The venue; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub venue: String,
+    /// The node's type; empty where it is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node_type: String,
+    /// What it does outside.
+    pub effect: Effect,
+    /// Allowed while halted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allowed_while_halted: bool,
+}
+
+impl OpenEffect {
+    /// Whether a flag of `scope` at `level` would have kept it from starting. What is not known of it
+    /// counts as covered.
+    pub fn is_covered(&self, scope: &Scope, level: Level) -> bool {
+        let unknown = self.node_type.is_empty();
+        let covered = match scope {
+            Scope::Global => true,
+            Scope::Strategy(id) => self.strategy_id == *id,
+            Scope::Bot(id) => self.bot_id == *id,
+            Scope::Workflow(id) => self.workflow_id == *id,
+            Scope::Venue(id) => unknown || self.venue == *id,
+            Scope::NodeType(id) => unknown || self.node_type == *id,
+        };
+        let place = Place { effect: self.effect, allowed_while_halted: self.allowed_while_halted, ..Place::default() };
+        covered && (level == Level::Hold || place.is_refused(level))
+    }
+}
+
+/// Marks the control bucket of an installation: written once, when `ensure` makes the bucket. A bucket
+/// without it, or with that of another stream, was made again, emptied or restored: everything is halted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// The installation: drawn once.
+    pub install: String,
+    /// When the stream of the bucket was created, as the server tells it.
+    pub stream_created: String,
+    /// Who wrote it.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+}
