@@ -226,7 +226,7 @@ families! {
     Process BUILD "haltline_build_info" "version" "Always 1; which build this is";
     Process CONTROL_WATCH_AGE "haltline_control_watch_age_seconds" "" "Time since nats-server last confirmed this process's copy of the control flag; above 2 nothing starts here";
     Worker LEASE_LEFT "haltline_worker_lease_left_seconds" "" "How much longer effects may start in this process without another renewal; 0 if it holds no lease, as while idle";
-    Coordinator HALT_CONFIRMED "haltline_halt_confirmed_seconds" "scope" "How long it took from the last halt of a scope until nothing of it could start or was in flight, as seen by this coordinator";
+    Coordinator HALT_CONFIRMED "haltline_halt_confirmed_seconds" "scope" "How long it took from the last halt of a scope until nothing of it could start or was in flight, as seen by this coordinator; 0: none yet";
     Worker GUARD_REFUSED "haltline_worker_guard_refused_total" "reason" "Times that the guard refused something, by why: the level, hold, lease, watch";
     Gateway SHARD_OWNED "haltline_shard_owned" "shard" "1 if the coordinator that the shard's checkpoint names answers, else 0";
     Gateway CHECKPOINT_AGE "haltline_shard_checkpoint_age_seconds" "shard" "Time since the shard's checkpoint was written";

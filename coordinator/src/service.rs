@@ -180,6 +180,8 @@ impl Service {
 
     /// Coordinates until told to stop, then gives its shards up.
     pub async fn run(mut self, stop: &CancellationToken) {
+        // None yet.
+        metrics::HALT_CONFIRMED.set("global", 0.0);
         let interval = |every| {
             let mut interval = tokio::time::interval(every);
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -154,6 +154,12 @@ impl Guarded {
     }
 }
 
+fn settle(opened: Option<Opened>) {
+    if let Some(opened) = opened {
+        opened.settled();
+    }
+}
+
 /// How long a side effect waits for a lease before its attempt begins anew.
 const LEASE_WITHIN: Duration = Duration::from_secs(2);
 /// By how much a receiver's clock may be behind: so much longer an effect without an answer counts as open.
@@ -255,14 +261,14 @@ impl Context {
         let index = match effects.intend(self.idempotency_key()).await {
             Ok(index) => index,
             Err(refusal) => {
-                opened.map(Opened::settled);
+                settle(opened);
                 return Err(refusal);
             }
         };
         // Storing it took time, in which a flag may have changed, or the lease have come to its end.
         if let Err(refusal) = self.allowed().or_else(|e| if planted(Bug::NoSecondCheck) { Ok(()) } else { Err(e) }) {
             effects.settle(index, Settled::NotDone).await;
-            opened.map(Opened::settled);
+            settle(opened);
             return Err(refusal);
         }
         if let (Some(opened), Some(holder)) = (&mut opened, self.control.as_ref().and_then(ControlWatch::holder)) {
@@ -281,7 +287,7 @@ impl Context {
         };
         if let Some(settled) = settled {
             effects.settle(index, settled).await;
-            opened.map(Opened::settled);
+            settle(opened);
         }
         outcome
     }

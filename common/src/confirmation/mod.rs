@@ -182,7 +182,8 @@ impl Confirming {
         match item {
             Item::Message(m) => {
                 let gone = m.headers.as_ref().is_some_and(kv::is_deletion);
-                let Some(lease) = Some(m).filter(|_| !gone).and_then(|m| Some((serde_json::from_slice::<Lease>(&m.payload).ok()?, m.stored_at)))
+                let Some(lease) =
+                    Some(m).filter(|_| !gone).and_then(|m| Some((serde_json::from_slice::<Lease>(&m.payload).ok()?, m.stored_at)))
                 else {
                     return;
                 };
@@ -196,7 +197,7 @@ impl Confirming {
                 }
             }
             Item::CaughtUp { .. } => self.read = true,
-            Item::Lost { .. } | Item::Reset => {}
+            Item::Lost { .. } | Item::Reset { .. } => {}
         }
     }
 
@@ -333,7 +334,7 @@ async fn presence(link: &Link) -> Result<Vec<Presence>, ApiError> {
         while let Some(item) = tail.next().await {
             match item {
                 Item::Message(m) if !m.headers.as_ref().is_some_and(kv::is_deletion) => present.extend(serde_json::from_slice(&m.payload)),
-                Item::Message(_) | Item::Reset => {}
+                Item::Message(_) | Item::Reset { .. } => {}
                 Item::CaughtUp { .. } => return Ok(()),
                 Item::Lost { reason, .. } => return Err(kv::unavailable(reason)),
             }

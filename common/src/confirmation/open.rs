@@ -98,7 +98,7 @@ async fn intended_after(link: &Link, worker_id: &str, log: u64) -> Result<Vec<Op
                     }
                 }
                 Item::CaughtUp { .. } => return Ok(()),
-                Item::Reset => return Err(kv::unavailable("the log was made again")),
+                Item::Reset { .. } => return Err(kv::unavailable("the log was made again")),
                 Item::Lost { reason, .. } => return Err(kv::unavailable(reason)),
             }
         }

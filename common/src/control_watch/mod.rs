@@ -276,7 +276,7 @@ impl Follower {
                 tracing::warn!(reason, "watch on the control flags interrupted: nodes wait");
                 return;
             }
-            Item::Reset => {
+            Item::Reset { .. } => {
                 self.reading.forget();
                 self.reading.missing("it was made again".into());
             }

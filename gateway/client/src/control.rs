@@ -1,6 +1,8 @@
 //! The control flags.
 
 use haltline_common::{
+    clock,
+    confirmation::Confirming,
     control::{self, Stored},
     types::control::{Actor, Flag, Level, Scope},
 };
@@ -57,6 +59,11 @@ impl Client {
         confirmed: Option<&str>,
     ) -> Result<Stored, ApiError> {
         self.in_time(control::lower(&self.shared.link, scope, level, by, reason, revision, confirmed)).await
+    }
+
+    /// Follows who confirms a flag that is stored.
+    pub fn confirming(&self, flag: &Flag) -> Confirming {
+        Confirming::start(&self.shared.link, flag.scope.clone(), flag.state, flag.revision, clock::boot())
     }
 
     async fn in_time(&self, change: impl Future<Output = Result<Stored, ApiError>>) -> Result<Stored, ApiError> {
