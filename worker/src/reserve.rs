@@ -18,8 +18,8 @@ use crate::{
     registry::Node,
 };
 
-/// What a venue's refusal of an order is called.
-const REJECTED: &str = "Rejected";
+/// What a venue's refusal of an order is called; of an `http` order, which certainly was not taken, any other status.
+const REJECTED: [&str; 2] = ["Rejected", "HttpStatus"];
 
 /// One attempt's reservations.
 pub struct Reserve {
@@ -132,7 +132,7 @@ impl Reserve {
             }
             Came::Failed { error_type, done: false } => {
                 self.door.release(&scopes, &key).await;
-                if error_type == REJECTED && order.is_some() {
+                if REJECTED.contains(&error_type) && order.is_some() {
                     noted.push(Noted::Rejected { venue: self.venue.clone() });
                 }
             }

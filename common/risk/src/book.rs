@@ -63,6 +63,8 @@ pub struct Spent {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Book {
+    /// Revision of the rule of this scope that was changed last: who knows older ones only must not reserve by them.
+    pub rules: u64,
     /// Positions by symbol.
     pub positions: BTreeMap<String, Position>,
     /// Reserved and not settled, by the effect's key.
@@ -80,6 +82,8 @@ pub enum Denied {
     Limit(Box<Breach>),
     /// A rule that counts money, and the order has no price that bounds it.
     NoPrice(String),
+    /// The rules are older than those that the scope has now.
+    Behind,
     /// The record has no room, or an amount no decimal form.
     Full(String),
 }

@@ -107,9 +107,13 @@ impl Door {
     }
 
     async fn reserve_from(&self, rules: &Rules, scope: &Scope, wanted: &Wanted<'_>) -> Result<Vec<Breach>, Refusal> {
+        let all = rules;
         let rules = rules.reserving(scope).map_err(Refusal::Uncountable)?;
         let window = rules.iter().map(|r| r.window().0).max().unwrap_or_default();
         let change = |book: &mut Book| {
+            if !all.include(book.rules) {
+                return Err(Denied::Behind);
+            }
             let at = clock::now();
             book.prune(window, at);
             let (execution_id, node_id) = (wanted.execution_id.to_owned(), wanted.node_id.to_owned());
@@ -117,6 +121,7 @@ impl Door {
         };
         self.change(scope, change).await?.map_err(|denied| match denied {
             Denied::Limit(breach) => Refusal::Limit(breach),
+            Denied::Behind => Refusal::Unsure(format!("the risk rules of {scope} have changed and are not here yet")),
             Denied::NoPrice(which) => Refusal::NoPrice(which),
             Denied::Full(why) => Refusal::Uncountable(format!("{scope}: {why}")),
         })

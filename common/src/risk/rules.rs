@@ -30,10 +30,13 @@ pub struct Rules {
     pub unreadable: BTreeMap<String, String>,
     /// Scopes that have rules which actions reserve, or values that are no rules.
     scopes: Vec<Scope>,
+    /// The last revision read.
+    revision: u64,
 }
 
 impl Rules {
-    fn set(&mut self, key: &str, value: Option<&[u8]>) {
+    fn set(&mut self, key: &str, value: Option<&[u8]>, revision: u64) {
+        self.revision = revision;
         self.by_key.remove(key);
         self.unreadable.remove(key);
         match value.map(|v| store::read_rule(key, v)) {
@@ -65,6 +68,11 @@ impl Rules {
             Scope::NodeType(id) => id == place.node_type,
         };
         self.scopes.iter().filter(covers).cloned().collect()
+    }
+
+    /// Whether the rules as of a revision of the control bucket are among these: they are read in its order.
+    pub fn include(&self, revision: u64) -> bool {
+        self.revision >= revision
     }
 
     /// What the actions of a scope reserve from.
@@ -142,7 +150,7 @@ async fn follow(mut tail: Tail, bucket: String, tx: watch::Sender<Option<Arc<Rul
             Item::Message(m) => {
                 let Some(key) = Names::key_of(&bucket, &m.subject) else { continue };
                 let gone = m.headers.as_ref().is_some_and(kv::is_deletion);
-                rules.set(key, (!gone).then_some(&m.payload[..]));
+                rules.set(key, (!gone).then_some(&m.payload[..]), m.seq);
             }
             Item::CaughtUp { .. } => whole = true,
             Item::Lost { .. } => continue,

@@ -98,12 +98,10 @@ pub async fn set(link: &Link, rule: &Rule) -> Result<u64, ApiError> {
     let rule = Rule { at: Some(clock::now()), since, ..rule.clone() };
     let json = serde_json::to_vec(&rule).map_err(|e| malformed("the rule", e))?;
     let revision = kv::swap_once(link, &bucket, &key, current, json).await?;
-    // What it counts is there from now on, so that a record that is missing later is known to be lost.
-    if rule.kind.reserves() && kv::get(link, &link.names.risk_bucket(), &reserved_key(&rule.scope)).await?.is_none() {
-        match reset(link, &rule.scope).await {
-            Err(e) if e.code != Code::Conflict => return Err(e),
-            Ok(_) | Err(_) => {}
-        }
+    // From now on nobody reserves by older rules. And what it counts is there, so that a record that is missing later is
+    // known to be lost.
+    if rule.kind.reserves() {
+        change_book(link, &rule.scope, |book| book.rules = book.rules.max(revision)).await?;
     }
     Ok(revision)
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use haltline_common::{
-    Link, clock, fault, kv,
+    Link, clock, fault, js, kv,
     publisher::Publisher,
     risk::{RiskRules, Rules, WATCHED_KEY},
     tail::{self, Item, Message, Start, Tail},
@@ -82,11 +82,16 @@ impl Owner {
             tracing::error!(error = %e, "what risk limits have counted is malformed: counting again from the beginning of the log");
             None
         });
+        let mut record = record.unwrap_or_default();
+        // A log that was restored ends earlier than what had been counted of it: what comes now is new.
+        let events =
+            js::stream_info(&link, &link.names.events_stream()).await.map_err(|e| ApiError::new(Code::Unavailable, e.to_string()))?;
+        record.state.log = record.state.log.min(events.state.last_seq);
         let publisher = Publisher::start(&link).await.map_err(|e| ApiError::new(Code::Unavailable, e.to_string()))?;
         let mut owner = Self {
             rules: RiskRules::start(&link, "coordinator"),
             known: Arc::default(),
-            record: Record { coordinator_id, ..record.unwrap_or_default() },
+            record: Record { coordinator_id, ..record },
             revision,
             moved: true,
             lost: false,

@@ -8,6 +8,9 @@
 //! by default true for PUT and DELETE, which are so by definition, and false for POST). In `path`, `query` and `headers` a value
 //! `{"input": "name"}` stands for the node's input of that name.
 //!
+//! For risk limits: `order` says that the request is an order and what it takes at worst, `fill` which outputs say what it came
+//! to, `mark` which output is the price of a symbol (`http_risk`).
+//!
 //! Outputs: `status` (number), `body` (JSON, text, or `null` if empty), and what `extract` names.
 //!
 //! Errors: `Connection` and `Timeout` are worth another attempt. A status other than 2xx is
@@ -21,10 +24,13 @@
 //! repeated with the same key, and any other one ends as `node_unknown`.
 
 use async_trait::async_trait;
-use haltline_common::types::catalog::NodeType;
+use haltline_common::types::{
+    catalog::NodeType,
+    risk::{Noted, Order},
+};
 use serde_json::json;
 
-use super::{answer::Answer, client, http_request::HttpRequest};
+use super::{answer::Answer, client, http_request::HttpRequest, http_risk};
 use crate::{
     context::{Context, NodeError, Outputs},
     registry::Node,
@@ -42,6 +48,14 @@ impl Node for Http {
     async fn run(&self, ctx: &Context) -> Result<Outputs, NodeError> {
         let request = HttpRequest::read(ctx)?;
         if request.acts { ctx.effect(|| exchange(request)).await } else { exchange(request).await }
+    }
+
+    fn order(&self, ctx: &Context) -> Result<Option<Order>, NodeError> {
+        http_risk::order(ctx)
+    }
+
+    fn noted(&self, ctx: &Context, outputs: &Outputs, venue: &str) -> Vec<Noted> {
+        http_risk::noted(ctx, outputs, venue)
     }
 
     fn idempotent(&self, ctx: &Context) -> bool {

@@ -13,6 +13,7 @@ mod compare;
 mod fail;
 mod http;
 mod http_request;
+mod http_risk;
 mod log;
 mod paper_order;
 mod params;

@@ -3,6 +3,7 @@
 pub mod autumn_2008;
 mod command;
 mod dead_man;
+mod delay;
 mod race;
 
 use anyhow::{Context, ensure};

@@ -71,6 +71,7 @@ pub fn streams(names: &Names) -> Vec<String> {
         bucket(names.control_bucket()),
         bucket(names.definitions_bucket()),
         bucket(names.types_bucket()),
+        bucket(names.risk_bucket()),
         names.events_stream(),
         names.tasks_stream(),
         bucket(names.checkpoints_bucket()),

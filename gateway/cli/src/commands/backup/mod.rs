@@ -66,7 +66,8 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
 ///    it is emitted again, since its input is above the checkpoint;
 /// 3. records: every task has one;
 /// 4. the log, up to its end then, without executions that began too late for a record;
-/// 5. definitions, types, the flag: they only grow.
+/// 5. definitions, types, the flag, which only grow; what risk limits count: what it has too much is reserved by
+///    executions that are not there, and counts as spent.
 async fn take(link: &Link, args: &Args) -> anyhow::Result<Manifest> {
     let names = &link.names;
     let taken_at = clock::now();
@@ -91,7 +92,7 @@ async fn take(link: &Link, args: &Args) -> anyhow::Result<Manifest> {
         m.seq <= before_records || Names::execution_token(&m.subject).is_none_or(|id| known.contains(&hasher.hash_one(id)))
     };
     done.push(copy(link, &names.events_stream(), &args.to, Upto::End, has_record).await?);
-    for name in [names.definitions_bucket(), names.types_bucket(), names.control_bucket()] {
+    for name in [names.definitions_bucket(), names.types_bucket(), names.risk_bucket(), names.control_bucket()] {
         done.push(copy(link, &bucket(name), &args.to, Upto::EveryKey, |_| true).await?);
     }
     let order = manifest::streams(names);

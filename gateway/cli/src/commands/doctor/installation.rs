@@ -68,6 +68,7 @@ fn expected(names: &Names) -> Vec<String> {
         names.workers_bucket(),
         names.types_bucket(),
         names.checkpoints_bucket(),
+        names.risk_bucket(),
     ];
     [names.events_stream(), names.tasks_stream(), names.sync_probe_stream()]
         .into_iter()

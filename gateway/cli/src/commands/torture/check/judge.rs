@@ -127,7 +127,8 @@ fn log(messages: &[Message], found: &mut Findings) -> BTreeMap<String, Vec<Entry
             found.add("unreadable", "", format!("#{} `{}` cannot be read", m.seq, m.subject));
             continue;
         };
-        if text(&body, "type") == "emergency_state_changed" {
+        // Of flags and risk limits: of no execution.
+        if m.subject.split('.').nth(2) == Some("control") {
             continue;
         }
         let id = text(&body, "execution_id").to_owned();
