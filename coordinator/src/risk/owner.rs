@@ -120,7 +120,12 @@ impl Owner {
                     self.store_or_say().await;
                     return;
                 }
-                () = self.rules.changed() => self.begin_or_end().await,
+                () = self.rules.changed() => {
+                    self.begin_or_end();
+                    // So that a rule is seen to be watched as soon as it is.
+                    self.look().await;
+                    self.store_or_say().await;
+                }
                 item = next(&mut self.log) => self.read(item).await,
                 () = self.dead_man.hear() => {}
                 _ = look.tick() => self.look().await,
@@ -138,7 +143,7 @@ impl Owner {
     }
 
     /// The log is followed while there are rules: without, it costs nothing.
-    async fn begin_or_end(&mut self) {
+    fn begin_or_end(&mut self) {
         // While they are being read anew, those that were known hold.
         let Some(rules) = self.rules.last() else { return };
         self.known = rules.clone();

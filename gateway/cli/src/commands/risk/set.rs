@@ -95,7 +95,7 @@ fn limit(kind: Kind, text: &str) -> Result<Decimal, ApiError> {
     if kind == Kind::StaleFeed
         && let Ok(duration) = text.parse::<Millis>()
     {
-        return Ok(Decimal::new(i64::try_from(duration.0).unwrap_or(i64::MAX), 3));
+        return Ok(Decimal::new(i64::try_from(duration.0).unwrap_or(i64::MAX), 3).normalize());
     }
     text.parse().map_err(|e| ApiError::invalid("limit", format!("`{text}` is not a decimal number: {e}")))
 }
