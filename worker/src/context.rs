@@ -200,6 +200,11 @@ impl Context {
         format!("{}/{}", self.correlation.execution_id, self.node_id)
     }
 
+    /// Where the node is, for flags and risk limits.
+    pub(crate) fn place(&self) -> Place<'_> {
+        self.guarded.place(&self.correlation)
+    }
+
     /// An input, else the parameter of that name. `null` counts as absent.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.inputs.get(name).or_else(|| self.params.get(name)).filter(|v| !v.is_null())
@@ -230,9 +235,9 @@ impl Context {
     /// Performs a side effect, if the control flag allows it at this very moment. The only door to
     /// the world outside: what does not pass here is not stopped by a halt, and not on record.
     ///
-    /// What risk limits say it takes ([`Node::order`](crate::Node::order)) is reserved first; where they do not allow it, this
-    /// fails with `RiskLimitExceeded`, and nothing is sent. That it is about to happen is stored before it does, and its outcome after it. What `perform`
-    /// gives as an error counts as "it may have happened", unless the error says otherwise
+    /// What risk limits say it takes ([`Node::order`](crate::Node::order)) is reserved first; where they do
+    /// not allow it, this fails with `RiskLimitExceeded`, and nothing is sent. That it is about to happen is
+    /// stored before it does, and its outcome after it. What `perform` gives as an error counts as "it may have happened", unless the error says otherwise
     /// ([`NodeError::not_done`]); then the node's type is asked before anything is repeated
     /// ([`Node::resolve`](crate::Node::resolve)). Send [`Context::idempotency_key`] and
     /// [`Context::token`] along. A node with more than one effect must be able to tell, and repeat, all of
@@ -311,7 +316,7 @@ impl Context {
     /// Whether a side effect may happen now.
     fn allowed(&self) -> Result<(), NodeError> {
         if let Some(control) = &self.control {
-            let gate = control.guard(&self.guarded.place(&self.correlation));
+            let gate = control.guard(&self.place());
             control_watch::count_refusal(&gate);
             match gate {
                 Gate::Open => {}

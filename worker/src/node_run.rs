@@ -70,11 +70,7 @@ pub async fn attempt(
         let suffix = run.message_id(&intent).split_off(intent.id.len());
         Arc::new(Effects::new(flight.clone(), entered.id(), intent, suffix, run.intended(), in_doubt.clone()))
     });
-    let described = implementation.describe();
-    let reserve = acts.then(|| {
-        let (door, of) = (flight.door.clone(), implementation.clone());
-        Arc::new(Reserve::new(door, of, &task.correlation, &node.kind, &described.venue, described.effect))
-    });
+    let reserve = acts.then(|| Arc::new(Reserve::new(flight.door.clone(), implementation.clone())));
     let ctx = Context {
         correlation: task.correlation.clone(),
         node_id: node.id.clone(),

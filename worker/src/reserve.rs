@@ -7,8 +7,7 @@ use haltline_common::{
     risk::{Door, Refusal, Wanted},
     types::{
         Effect,
-        control::{Place, Scope},
-        event::Correlation,
+        control::Scope,
         risk::{Fill, Noted, Order},
     },
 };
@@ -25,10 +24,6 @@ const REJECTED: [&str; 2] = ["Rejected", "HttpStatus"];
 pub struct Reserve {
     door: Door,
     node: Arc<dyn Node>,
-    correlation: Correlation,
-    node_type: String,
-    venue: String,
-    effect: Effect,
     state: Mutex<State>,
 }
 
@@ -54,13 +49,8 @@ pub enum Came<'a> {
 
 impl Reserve {
     /// Of an attempt of a node.
-    pub fn new(door: Door, node: Arc<dyn Node>, correlation: &Correlation, node_type: &str, venue: &str, effect: Effect) -> Self {
-        let (node_type, venue) = (node_type.to_owned(), venue.to_owned());
-        Self { door, node, correlation: correlation.clone(), node_type, venue, effect, state: Mutex::default() }
-    }
-
-    fn place(&self) -> Place<'_> {
-        Place { venue: &self.venue, node_type: &self.node_type, effect: self.effect, ..Place::of(&self.correlation) }
+    pub fn new(door: Door, node: Arc<dyn Node>) -> Self {
+        Self { door, node, state: Mutex::default() }
     }
 
     /// The lock is never held across anything that can panic or wait.
@@ -74,15 +64,15 @@ impl Reserve {
     /// `RiskLimitExceeded` names rule, limit, current and asked; nothing may be sent then.
     pub async fn before(&self, ctx: &Context) -> Result<(), NodeError> {
         let order = self.node.order(ctx)?;
-        let key = ctx.idempotency_key();
+        let (key, place) = (ctx.idempotency_key(), ctx.place());
         let wanted = Wanted {
             key: &key,
             execution_id: &ctx.correlation.execution_id,
             node_id: &ctx.node_id,
             order: order.clone(),
-            bound: self.effect != Effect::ReducesRisk,
+            bound: place.effect != Effect::ReducesRisk,
         };
-        let reserved = self.door.reserve(&self.place(), &wanted).await;
+        let reserved = self.door.reserve(&place, &wanted).await;
         let mut state = self.state();
         state.order = order;
         let reserved = reserved.map_err(|refusal| match refusal {
@@ -114,26 +104,26 @@ impl Reserve {
             let mut state = self.state();
             (state.scopes.clone(), state.order.clone(), std::mem::take(&mut state.noted))
         };
-        let key = ctx.idempotency_key();
+        let (key, place) = (ctx.idempotency_key(), ctx.place());
         match came {
             Came::Completed(outputs) => {
-                let told = self.node.noted(ctx, outputs, &self.venue);
+                let told = self.node.noted(ctx, outputs, place.venue);
                 let fill = told.iter().find_map(|n| if let Noted::Fill(fill) = n { Some(fill) } else { None });
                 // What did nothing outside has nothing to settle: an order that a signal skipped, a read.
                 if fill.is_some() || !scopes.is_empty() {
-                    self.door.settle(&self.place(), &scopes, &key, fill).await;
+                    self.door.settle(&place, &scopes, &key, fill).await;
                 }
                 noted.extend(told);
             }
             Came::Failed { done: true, .. } => {
                 // It happened and what it came to is not known: at worst.
-                let fill = order.as_ref().map(|order| at_worst(&key, &self.venue, order));
-                self.door.settle(&self.place(), &scopes, &key, fill.as_ref()).await;
+                let fill = order.as_ref().map(|order| at_worst(&key, place.venue, order));
+                self.door.settle(&place, &scopes, &key, fill.as_ref()).await;
             }
             Came::Failed { error_type, done: false } => {
                 self.door.release(&scopes, &key).await;
                 if REJECTED.contains(&error_type) && order.is_some() {
-                    noted.push(Noted::Rejected { venue: self.venue.clone() });
+                    noted.push(Noted::Rejected { venue: place.venue.to_owned() });
                 }
             }
             Came::NotDone => self.door.release(&scopes, &key).await,

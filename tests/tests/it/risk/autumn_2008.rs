@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use haltline_client::Status;
+use haltline_common::control;
 use haltline_common::types::{
-    control::Level,
+    control::{Level, Scope},
     definition::Definition,
     event::{Event, EventType},
 };
@@ -96,7 +97,7 @@ async fn play(kill: Kill) -> anyhow::Result<(Event, usize)> {
     site.spawn("worker-1", &["worker", "--id", "worker-1"], None)?;
     site.ready(1).await?;
     let (limit, capital) = (DRAWDOWN.to_string(), (CAPITAL_CENTS / 100).to_string());
-    rule(&site, &["drawdown_percent", "--scope", "bot:autumn", "--limit", &limit, "--capital", &capital, "--target", "global"]).await?;
+    rule(&site, &["drawdown_percent", "--scope", "bot:autumn", "--limit", &limit, "--capital", &capital]).await?;
     site.client.put_workflow(&strategy()?).await?;
 
     let (client, http, market) = (site.client.clone(), http::client()?, site.market_url());
@@ -144,7 +145,7 @@ async fn play(kill: Kill) -> anyhow::Result<(Event, usize)> {
         .await?;
     let breaches: Vec<Event> = breaches.into_iter().filter(|e| e.kind == EventType::RiskLimitBreached).collect();
     ensure!(breaches.len() == 1, "told {} times: {breaches:?}", breaches.len());
-    let flag = client.flag().await?;
+    let flag = control::read(client.link(), &Scope::Bot("autumn".into())).await?;
     ensure!(flag.state == Level::Halt && flag.by == "haltline risk" && flag.reason.contains("drawdown_percent"), "{flag:?}");
     ensure!(flag.reason.matches("rule `").count() == 1, "raised more than once for it: {}", flag.reason);
     if kill == Kill::AtBreach {

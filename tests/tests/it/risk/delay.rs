@@ -7,7 +7,14 @@ use std::{
 
 use anyhow::{Context, ensure};
 use haltline_client::Code;
-use haltline_common::types::{Timestamp, control::Level, event::EventType};
+use haltline_common::{
+    control,
+    types::{
+        Timestamp,
+        control::{Level, Scope},
+        event::EventType,
+    },
+};
 use haltline_tests::{Site, http, shapes, until};
 use serde_json::{Value, json};
 
@@ -33,7 +40,7 @@ async fn few_effects_start_between_a_breach_and_its_halt() -> anyhow::Result<()>
     site.spawn_market().await?;
     let market = site.market_url();
     advance(&market, BARS).await?;
-    rule(&site, &["daily_loss", "--scope", "strategy:dips", "--limit", "500", "--target", "global"]).await?;
+    rule(&site, &["daily_loss", "--scope", "strategy:dips", "--limit", "500"]).await?;
     let mut definition = shapes::chain("fast")?;
     for node in definition.nodes.iter_mut().filter(|n| n.id == "buy") {
         node.params.insert("symbol".into(), json!("AAPL"));
@@ -63,7 +70,7 @@ async fn few_effects_start_between_a_breach_and_its_halt() -> anyhow::Result<()>
         until("they have bought", Duration::from_secs(30), async || Ok((filled() >= 100).then_some(()))).await?;
         advance(&market, 1).await?;
         let flag = until("the limit halts", Duration::from_secs(20), async || {
-            let flag = site.client.flag().await?;
+            let flag = control::read(site.link(), &Scope::Strategy("dips".into())).await?;
             Ok((flag.state == Level::Halt).then_some(flag))
         })
         .await?;
