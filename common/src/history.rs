@@ -8,8 +8,9 @@ use futures_util::StreamExt;
 use haltline_types::{
     Names,
     event::{Claims, Command, CommandType, Event},
+    json,
 };
-use serde_json::json;
+use serde_json::json as object;
 
 use crate::Link;
 
@@ -51,8 +52,8 @@ pub enum HistoryError {
     },
 }
 
-/// Events and commands of an execution in stream order, each with its sequence: everything, also
-/// what was stored twice or is void.
+/// Events and commands of an execution in stream order, each with the sequence of its message, which several
+/// events may share: everything, also what was stored twice or is void.
 pub async fn read(link: &Link, execution_id: &str) -> Result<Vec<(u64, Entry)>, HistoryError> {
     let raw = raw(link, execution_id).await?;
     let mut out = Vec::with_capacity(raw.len());
@@ -61,7 +62,9 @@ pub async fn read(link: &Link, execution_id: &str) -> Result<Vec<(u64, Entry)>, 
         if Names::is_command(&subject) {
             out.push((seq, Entry::Command(serde_json::from_slice(&payload).map_err(malformed)?)));
         } else {
-            out.push((seq, Entry::Event(serde_json::from_slice(&payload).map_err(malformed)?)));
+            for line in json::lines(&payload) {
+                out.push((seq, Entry::Event(serde_json::from_slice(line).map_err(malformed)?)));
+            }
         }
     }
     Ok(out)
@@ -171,7 +174,7 @@ async fn read_batch(
     let silent = |e: String| HistoryError::Silent(e);
     let inbox = link.client.new_inbox();
     let mut sub = link.client.subscribe(inbox.clone()).await.map_err(|e| silent(e.to_string()))?;
-    let ask = json!({ "seq": from, "batch": BATCH, "next_by_subj": subject }).to_string();
+    let ask = object!({ "seq": from, "batch": BATCH, "next_by_subj": subject }).to_string();
     link.client
         .publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, Bytes::from(ask))
         .await

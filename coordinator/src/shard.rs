@@ -10,7 +10,7 @@ use haltline_common::{
     Link, clock, metrics,
     planted::{Bug, planted},
     tail::{self, Item, Start, Tail},
-    types::{Names, event::Event},
+    types::{Names, event::Event, json},
 };
 use haltline_core::{Engine, Limits, LogMessage};
 use tokio_util::sync::CancellationToken;
@@ -85,7 +85,8 @@ impl Shard {
                 let message = if Names::is_command(&m.subject) {
                     serde_json::from_slice(&m.payload).map(LogMessage::Command)
                 } else {
-                    serde_json::from_slice::<Event>(&m.payload).map(|mut e| {
+                    // What was told in the same message comes before it and changes nothing.
+                    serde_json::from_slice::<Event>(json::last_line(&m.payload)).map(|mut e| {
                         if planted(Bug::TokenUnchecked) {
                             e.token = None;
                         }

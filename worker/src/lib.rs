@@ -13,6 +13,7 @@ mod registry;
 mod reserve;
 mod run;
 mod task;
+mod telling;
 
 pub use context::{Context, Happened, NodeError, Outputs, to_decimal};
 pub use haltline_core::Intent;

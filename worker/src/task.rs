@@ -1,22 +1,23 @@
 //! One task from delivery to acknowledgement: performs what the core's walk says. A node's result is
-//! stored before its task is acknowledged, and before the next node starts.
+//! stored before its task is acknowledged, and before the next node starts if that may act outside.
 
 use std::{
+    pin::pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
-use async_nats::{Message, Subject, connection::State};
+use async_nats::{Message, Subject};
 use haltline_common::{
     clock, control_watch, fault, history, metrics,
     outbox::{AGAIN, Write},
     planted::{Bug, planted},
-    publisher::Receipt,
     retry::{self, Reconnect},
     tail::Meta,
     types::{
+        definition::RetryPolicy,
         event::{Event, EventType},
-        json,
         risk::Noted,
         task::Task,
     },
@@ -26,15 +27,13 @@ use haltline_core::{After, Delivery, LogMessage, Next, NodeOutcome, TaskRun};
 use crate::{
     flight::{Entered, Flight},
     node_run,
+    telling::{NotStored, Telling},
 };
 
 /// A task that waited longer than this may have been cancelled unheard: the log is asked.
 const ASK_LOG_AFTER_MS: u64 = 1000;
 /// How often a task looks again at a flag that cannot be read for certain.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
-/// A write that was not answered within this time may be lost, with its connection or its leader.
-const ANSWERED_WITHIN: Duration = Duration::from_millis(50);
 
 /// How long a task may wait for its execution's first event; then someone else may try.
 const BEGIN_WITHIN: Duration = Duration::from_secs(1);
@@ -85,7 +84,8 @@ pub async fn run(flight: Arc<Flight>, message: Message) {
     let again = sent_again || flight.arrivals.doubts(&flight.link, meta.stream_seq, waited);
     let delivery = Delivery { deliveries: meta.deliveries, again, walk: entered.id() };
     let run = TaskRun::new(task, &flight.worker_id, delivery);
-    let mut walk = Walk { flight, entered, run, reply };
+    let note = flight.link.names.note(&run.task().correlation.execution_id);
+    let mut walk = Walk { flight, entered, run, reply, note, telling: Telling::default() };
     let left = walk.walk().await;
     walk.leave(left).await;
 }
@@ -96,6 +96,9 @@ struct Walk {
     run: TaskRun,
     /// Where the server hears what became of the delivery.
     reply: Subject,
+    /// Subject of events that only tell.
+    note: String,
+    telling: Telling,
 }
 
 impl Walk {
@@ -114,10 +117,14 @@ impl Walk {
         {
             return left;
         }
-        let mut pending: Vec<Receipt> = Vec::with_capacity(2);
+        self.go_on().await.unwrap_or(Left::Abandoned(NOT_STORED))
+    }
+
+    /// Node after node, until the task ends or has to be left.
+    async fn go_on(&mut self) -> Result<Left, NotStored> {
         loop {
             if !self.entered.is_held() {
-                return Left::Abandoned(STALLED);
+                return Ok(Left::Abandoned(STALLED));
             }
             if self.entered.cancel.is_cancelled()
                 && let Some(command) = self.flight.stopped(&self.run.task().correlation.execution_id)
@@ -126,11 +133,15 @@ impl Walk {
             }
             let gate = self.flight.control.gate_at(&self.run.place());
             match self.run.next(&gate, clock::now()) {
-                Next::Finished => return Left::Done,
+                Next::Finished => {
+                    self.settle().await?;
+                    return Ok(Left::Done);
+                }
                 Next::Wait(why) => {
                     tracing::debug!(task_id = self.run.task().task_id, why, "waiting for the control flag");
+                    self.telling.leave(&self.flight, &self.note).await?;
                     tokio::select! {
-                        () = self.flight.draining.cancelled() => return Left::HandedBack,
+                        () = self.flight.draining.cancelled() => return self.hand_back().await,
                         () = tokio::time::sleep(LOOK_AGAIN) => {}
                     }
                 }
@@ -139,66 +150,77 @@ impl Walk {
                         metrics::GUARD_REFUSALS.inc();
                         control_watch::count_refusal(&gate);
                     }
-                    return self.publish_end(events, pending).await;
+                    return self.end(events).await;
                 }
                 Next::Start { .. } if !self.has_next_type() => {
                     // The rest of a segment that another worker began: what is done counts, the rest is
                     // for a worker that has the type.
                     return match self.run.hand_back(clock::now()) {
-                        Some(event) => self.publish_end(vec![event], pending).await,
-                        None => Left::HandedBack,
+                        Some(event) => self.end(vec![event]).await,
+                        None => Ok(Left::HandedBack),
                     };
                 }
                 Next::Start { started, node, attempt, inputs } => {
-                    let started_at = Instant::now();
                     if let Some(event) = started {
-                        pending.push(self.publish(*event).await);
+                        self.tell(&event).await?;
                     }
-                    let step = self.node(node, attempt, inputs, &mut pending).await;
+                    if self.next_acts() {
+                        // What it does outside must not be in the log before its start.
+                        self.telling.leave(&self.flight, &self.note).await?;
+                        if self.flight.arrivals.is_replicated() {
+                            self.telling.confirm().await?;
+                        }
+                    }
+                    let step = self.node(node, attempt, inputs).await?;
                     if !self.entered.is_held() {
-                        return Left::Abandoned(STALLED);
-                    }
-                    if self.must_confirm(started_at) && !confirm(&mut pending).await {
-                        return Left::Abandoned(NOT_STORED);
+                        return Ok(Left::Abandoned(STALLED));
                     }
                     match step {
-                        Step::End(event) => return self.publish_end(vec![*event], pending).await,
+                        Step::End(event) => return self.end(vec![*event]).await,
                         Step::Note(event) => {
-                            pending.push(self.publish(*event).await);
-                            if !confirm(&mut pending).await {
-                                return Left::Abandoned(NOT_STORED);
-                            }
+                            self.tell(&event).await?;
                             if self.flight.draining.is_cancelled() {
-                                return Left::HandedBack;
+                                return self.hand_back().await;
+                            }
+                            // Of a node that only computes the events follow in order, or are lost with what they
+                            // follow from. What may act on a result outside waits until it is stored.
+                            if self.next_acts() {
+                                self.settle().await?;
                             }
                         }
                         Step::Retry(event, wait_ms) => {
-                            pending.push(self.publish(*event).await);
-                            if !confirm(&mut pending).await {
-                                return Left::Abandoned(NOT_STORED);
-                            }
+                            self.tell(&event).await?;
+                            self.settle().await?;
                             tokio::select! {
-                                () = self.flight.draining.cancelled() => return Left::HandedBack,
+                                () = self.flight.draining.cancelled() => return Ok(Left::HandedBack),
                                 () = self.entered.cancel.cancelled() => {}
                                 () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
                             }
                         }
-                        Step::Again => {}
-                        Step::GivenUp => return Left::HandedBack,
-                        Step::Lost => return Left::Abandoned(NOT_STORED),
-                        Step::Stale => return Left::Abandoned("the venue has seen a newer delivery of it"),
+                        Step::Again => self.telling.leave(&self.flight, &self.note).await?,
+                        Step::GivenUp => return self.hand_back().await,
+                        Step::Lost => return Err(NotStored),
+                        Step::Stale => return Ok(Left::Abandoned("the venue has seen a newer delivery of it")),
                     }
                 }
             }
         }
     }
 
-    /// Whether what was published must be stored before more is. On a healthy connection to a single
-    /// server order is kept anyway, and an instant node need not wait for the answer about its start.
-    fn must_confirm(&self, since: Instant) -> bool {
-        self.flight.arrivals.is_replicated()
-            || since.elapsed() > ANSWERED_WITHIN
-            || self.flight.link.client.connection_state() != State::Connected
+    /// Whether the node that is next may do something outside.
+    fn next_acts(&self) -> bool {
+        self.run.next_kind().is_some_and(|kind| self.flight.registry.acts(kind))
+    }
+
+    /// Waits until all that was told is stored.
+    async fn settle(&mut self) -> Result<(), NotStored> {
+        self.telling.leave(&self.flight, &self.note).await?;
+        self.telling.confirm().await
+    }
+
+    async fn hand_back(&mut self) -> Result<Left, NotStored> {
+        self.settle().await?;
+        Ok(Left::HandedBack)
     }
 
     fn has_next_type(&self) -> bool {
@@ -267,27 +289,30 @@ impl Walk {
         }
     }
 
-    /// Runs one attempt of one node.
-    async fn node(
-        &mut self,
-        node: usize,
-        attempt: u32,
-        inputs: serde_json::Map<String, serde_json::Value>,
-        pending: &mut Vec<Receipt>,
-    ) -> Step {
-        let (attempted, left, noted) = node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered).await;
+    /// Runs one attempt of one node. What is held leaves if the node does not end at once.
+    async fn node(&mut self, node: usize, attempt: u32, inputs: serde_json::Map<String, serde_json::Value>) -> Result<Step, NotStored> {
+        let (attempted, left, noted) = {
+            let mut running = pin!(node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered));
+            match futures_util::poll!(&mut running) {
+                Poll::Ready(ended) => ended,
+                Poll::Pending => {
+                    self.telling.leave(&self.flight, &self.note).await?;
+                    running.await
+                }
+            }
+        };
         if let Some(left) = left {
             left.events.iter().for_each(|event| self.run.effect(event));
-            pending.extend(left.answers);
+            self.telling.extend(left.answers);
             if left.lost {
-                return Step::Lost;
+                return Ok(Step::Lost);
             }
         }
         let (outcome, duration_ms) = match attempted {
             node_run::Attempted::Ended(outcome, duration_ms) => (outcome, duration_ms),
-            node_run::Attempted::Unsure => return Step::Again,
-            node_run::Attempted::GivenUp => return Step::GivenUp,
-            node_run::Attempted::Stale => return Step::Stale,
+            node_run::Attempted::Unsure => return Ok(Step::Again),
+            node_run::Attempted::GivenUp => return Ok(Step::GivenUp),
+            node_run::Attempted::Stale => return Ok(Step::Stale),
         };
         if outcome == NodeOutcome::Cancelled
             && let Some(command) = self.flight.stopped(&self.run.task().correlation.execution_id)
@@ -297,48 +322,45 @@ impl Walk {
         let next_kind = self.run.task().nodes.get(node + 1).map(|n| n.kind.as_str());
         let can_run_next = next_kind.is_some_and(|k| self.flight.slots.contains_key(k));
         let gate = self.flight.control.gate_at(&self.run.place_after());
-        match self.run.after(outcome, &gate, can_run_next, clock::now(), duration_ms, |policy, attempt| {
-            retry::delay_after(policy, attempt).as_millis() as u64
-        }) {
+        let delay = |policy: &RetryPolicy, attempt| retry::delay_after(policy, attempt).as_millis() as u64;
+        Ok(match self.run.after(outcome, &gate, can_run_next, clock::now(), duration_ms, delay) {
             After::Note(e) => Step::Note(with_risk(e, noted)),
             After::End(e) => Step::End(with_risk(e, noted)),
             After::Retry(e, wait) => Step::Retry(e, wait),
-        }
+        })
     }
 
-    async fn publish_end(&self, events: Vec<Event>, mut pending: Vec<Receipt>) -> Left {
+    /// Tells the last of the task: its end is an input of the coordinator, what is held comes before it in
+    /// the same message.
+    async fn end(&mut self, events: Vec<Event>) -> Result<Left, NotStored> {
         if planted(Bug::EarlyAck) {
             let client = &self.flight.link.client;
             let _ = (client.publish(self.reply.clone(), "+ACK".into()).await, client.flush().await);
         }
-        for event in events {
-            pending.push(self.publish(event).await);
+        for event in &events {
+            self.tell(event).await?;
         }
-        if !confirm(&mut pending).await {
-            return Left::Abandoned(NOT_STORED);
-        }
+        let input = self.flight.link.names.input(&self.run.task().correlation.execution_id);
+        self.telling.leave(&self.flight, &input).await?;
+        self.telling.confirm().await?;
         // Whoever has the task by now acknowledges it: this result may be void.
-        if self.entered.is_held() { Left::Done } else { Left::Abandoned(STALLED) }
+        Ok(if self.entered.is_held() { Left::Done } else { Left::Abandoned(STALLED) })
     }
 
-    /// Queues an event, in order.
-    async fn publish(&self, event: Event) -> Receipt {
-        let names = &self.flight.link.names;
-        // What ends a task is an input of the coordinator; everything else only tells.
-        let subject = if event.task_events.is_some() { names.input(&event.execution_id) } else { names.note(&event.execution_id) };
+    /// Has an event told, in order.
+    async fn tell(&mut self, event: &Event) -> Result<(), NotStored> {
         fault::point(match event.kind {
             EventType::NodeStarted => "worker.started",
             EventType::NodeRetrying => "worker.retrying",
             _ if event.task_events.is_some() => "worker.result",
             _ => "worker.note",
         });
-        let body = json::line(&event).unwrap_or_default();
-        let mut id = self.run.message_id(&event);
+        let mut id = self.run.message_id(event);
         if self.run.is_contested() && planted(Bug::LateResult) {
             // As under a claim; or the server would drop one of the two as a repeat.
             id = format!("{id}@{}", self.run.token());
         }
-        self.flight.publisher.send(Write::with_id(subject, id, body)).await
+        self.telling.hold(&self.flight, &self.note, event, id).await
     }
 
     async fn leave(&self, left: Left) {
@@ -382,18 +404,6 @@ enum Step {
     Lost,
     /// Another worker has the task by now.
     Stale,
-}
-
-/// Awaits the answers to what was published; whether all of it is stored.
-async fn confirm(pending: &mut Vec<Receipt>) -> bool {
-    let mut all = true;
-    for answer in pending.drain(..) {
-        if let Err(e) = answer.await {
-            tracing::error!(error = %e, "an event could not be stored");
-            all = false;
-        }
-    }
-    all
 }
 
 /// A node's result says what its attempt says about risk.

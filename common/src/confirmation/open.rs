@@ -7,6 +7,7 @@ use haltline_types::{
     control::{Lease, OpenEffect},
     error::ApiError,
     event::{Event, EventType},
+    json,
 };
 
 use crate::{
@@ -90,12 +91,9 @@ async fn intended_after(link: &Link, worker_id: &str, log: u64) -> Result<Vec<Op
             match item {
                 Item::Message(m) => {
                     // Most of the log is other things.
-                    if let Some(e) = serde_json::from_slice::<Event>(&m.payload)
-                        .ok()
-                        .filter(|e| e.kind == EventType::EffectIntended && e.worker_id.as_deref() == Some(worker_id))
-                    {
-                        found.push(of_intent(e));
-                    }
+                    let events = json::lines(&m.payload).filter_map(|line| serde_json::from_slice::<Event>(line).ok());
+                    let intents = events.filter(|e| e.kind == EventType::EffectIntended && e.worker_id.as_deref() == Some(worker_id));
+                    found.extend(intents.map(of_intent));
                 }
                 Item::CaughtUp { .. } => return Ok(()),
                 Item::Reset { .. } => return Err(kv::unavailable("the log was made again")),

@@ -39,6 +39,17 @@ pub fn line(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     Ok(out)
 }
 
+/// The lines of a message of the log. Events that were told in the same instant travel in one message, a line
+/// each, in order; none of them contains a line break itself.
+pub fn lines(body: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+}
+
+/// The last line: what a message of the log that is an input says.
+pub fn last_line(body: &[u8]) -> &[u8] {
+    lines(body).next_back().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,5 +58,14 @@ mod tests {
     fn counts_what_would_be_written() {
         let value = serde_json::json!({ "a": [1, "é\n", null], "b": { "c": 1.5 } });
         assert_eq!(size(&value), value.to_string().len());
+    }
+
+    #[test]
+    fn lines_are_taken_apart() {
+        let read = |body: &str| lines(body.as_bytes()).map(|l| String::from_utf8_lossy(l).into_owned()).collect::<Vec<_>>();
+        assert_eq!(read("{}"), ["{}"]);
+        assert_eq!(read("{\"a\":\"x\\ny\"}\n{}\n"), ["{\"a\":\"x\\ny\"}", "{}"]);
+        assert!(read("").is_empty());
+        assert_eq!((last_line(b"1\n2"), last_line(b"3"), last_line(b"")), (&b"2"[..], &b"3"[..], &b""[..]));
     }
 }

@@ -108,7 +108,8 @@ impl History {
             let Line::Log { seq, subject, message } = serde_json::from_str(line).map_err(|e| wrong(e.to_string()))? else {
                 return Err(wrong("not a message of the log".into()));
             };
-            if log.last().is_some_and(|(before, _)| *before >= seq) {
+            // Events of one message share its sequence.
+            if log.last().is_some_and(|(before, _)| *before > seq) {
                 return Err(wrong(format!("sequence {seq} does not rise")));
             }
             let entry = if Names::is_command(&subject) {

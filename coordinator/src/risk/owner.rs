@@ -12,6 +12,7 @@ use haltline_common::{
         Timestamp,
         error::{ApiError, Code},
         event::Event,
+        json,
     },
 };
 use haltline_risk::{Input, Rule, Watched, Word};
@@ -200,24 +201,23 @@ impl Owner {
     async fn take_in(&mut self, rules: &BTreeMap<String, Rule>, m: Message) {
         self.record.state.log = m.seq;
         self.moved = true;
-        if SKIPPED.iter().any(|s| m.payload.starts_with(s)) {
-            return;
-        }
-        let event: Event = match serde_json::from_slice(&m.payload) {
-            Ok(event) => event,
-            Err(e) => {
-                tracing::error!(seq = m.seq, error = %e, "malformed event in the log; it counts for no risk limit");
-                return;
+        let mut breached = false;
+        for line in json::lines(&m.payload).filter(|line| !SKIPPED.iter().any(|s| line.starts_with(s))) {
+            match serde_json::from_slice::<Event>(line) {
+                Ok(event) => breached |= self.apply(rules, Input::Event(&event, m.stored_at)).await,
+                Err(e) => tracing::error!(seq = m.seq, error = %e, "malformed event in the log; it counts for no risk limit"),
             }
-        };
-        self.apply(rules, Input::Event(&event, m.stored_at)).await;
+        }
+        // Not before: what is stored says that all events of this message were counted.
+        self.breached(breached).await;
     }
 
     async fn look(&mut self) {
         let now = clock::now();
         let rules = self.known.clone();
         if !rules.by_key.is_empty() {
-            self.apply(&rules.by_key, Input::Tick(now)).await;
+            let breached = self.apply(&rules.by_key, Input::Tick(now)).await;
+            self.breached(breached).await;
         }
         for missed in self.dead_man.missed(&self.record.missed) {
             if self.teller.missed(&missed).await {
@@ -229,14 +229,18 @@ impl Owner {
         }
     }
 
-    /// Moves the state, and acts on what follows before it is stored.
-    async fn apply(&mut self, rules: &BTreeMap<String, Rule>, input: Input<'_>) {
+    /// Moves the state, and acts on what follows before it is stored; whether a limit was breached.
+    async fn apply(&mut self, rules: &BTreeMap<String, Rule>, input: Input<'_>) -> bool {
         let mut breached = false;
         for verdict in self.record.state.apply(rules, input) {
             self.moved = true;
             breached |= verdict.word != Word::Warning;
             self.teller.tell(&verdict).await;
         }
+        breached
+    }
+
+    async fn breached(&mut self, breached: bool) {
         if breached {
             fault::point("coordinator.breached");
             self.store_or_say().await;

@@ -12,6 +12,7 @@ use haltline_common::{
     types::{
         definition::Definition,
         event::{Event, EventType},
+        json,
     },
 };
 
@@ -45,19 +46,21 @@ pub async fn follow(client: &Client, definition: &Definition, id: &str, limit: D
         let mut seen = HashSet::new();
         while let Some(item) = tail.next().await {
             let Item::Message(message) = item else { continue };
-            let event: Event = match serde_json::from_slice(&message.payload) {
-                Ok(event) => event,
-                Err(error) => {
-                    tracing::warn!(seq = message.seq, %error, "an event is malformed; left out");
-                    continue;
+            for line in json::lines(&message.payload) {
+                let event: Event = match serde_json::from_slice(line) {
+                    Ok(event) => event,
+                    Err(error) => {
+                        tracing::warn!(seq = message.seq, %error, "an event is malformed; left out");
+                        continue;
+                    }
+                };
+                if !seen.insert(event.id.clone()) {
+                    continue; // stored twice
                 }
-            };
-            if !seen.insert(event.id.clone()) {
-                continue; // stored twice
-            }
-            view.show(&event);
-            if event.kind.is_terminal() {
-                return;
+                view.show(&event);
+                if event.kind.is_terminal() {
+                    return;
+                }
             }
         }
     };

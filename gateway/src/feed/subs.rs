@@ -267,7 +267,7 @@ mod tests {
                 seq % 3,
                 seq % 2
             );
-            Arc::new(Entry::Event(LogEvent::read(EPOCH, seq, json.as_bytes()).expect("reads")))
+            Arc::new(Entry::Event(LogEvent::read(EPOCH, seq, json.as_bytes()).remove(0).expect("reads")))
         };
         Chunk { generation: 0, entries: seqs.iter().map(|s| event(*s)).collect(), upto, stored }
     }
@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(of(&out, "all"), [(1, 6), (2, 8), (3, 10), (4, 12)]);
         assert_eq!(of(&out, "theirs"), []);
         let control = br#"{"type":"emergency_state_changed","id":"c","bot_id":""}"#;
-        let control = Arc::new(Entry::Event(LogEvent::read(EPOCH, 14, control).expect("reads")));
+        let control = Arc::new(Entry::Event(LogEvent::read(EPOCH, 14, control).remove(0).expect("reads")));
         subs.take_live(&Chunk { generation: 0, entries: vec![control], upto: 14, stored: false }, &mut out);
         assert_eq!(of(&out, "all").last(), Some(&(5, 14)));
     }

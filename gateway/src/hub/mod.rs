@@ -69,8 +69,8 @@ pub(crate) struct Chunk {
 /// Messages that match a subject, as REST reads them.
 #[derive(Debug, Default)]
 pub(crate) struct Page {
-    /// Each with its sequence; commands without an event.
-    pub messages: Vec<(u64, Option<LogEvent>)>,
+    /// Each with its sequence; commands without events.
+    pub messages: Vec<(u64, Vec<LogEvent>)>,
     /// Whether the stream has no more that match.
     pub end: bool,
 }
@@ -81,7 +81,7 @@ pub(crate) struct Page {
 /// When the server does not answer completely.
 pub(crate) async fn page(link: &Link, subject: &str, from: u64, batch: usize) -> Result<Page, String> {
     let page = stored::page(link, Epoch::default(), subject, from, batch).await?;
-    Ok(Page { messages: page.messages.into_iter().map(|m| (m.seq, m.event)).collect(), end: page.end })
+    Ok(Page { messages: page.messages.into_iter().map(|m| (m.seq, m.events)).collect(), end: page.end })
 }
 
 /// The hub.
@@ -188,8 +188,8 @@ impl Hub {
         Ok(run.chunk)
     }
 
-    /// The position before the `n`-th newest wanted event, as far as memory and the last `n` messages
-    /// of the log reach.
+    /// The position before the message of the `n`-th newest wanted event, as far as memory and the last `n`
+    /// messages of the log reach.
     ///
     /// # Errors
     /// When the stream cannot be read now.

@@ -116,8 +116,8 @@ impl Ring {
         self.generation += 1;
     }
 
-    /// Takes the message `seq`: an event, or something that is none.
-    pub fn push(&mut self, seq: u64, tag: Tag, event: Option<LogEvent>) {
+    /// Takes the message `seq`: its events, none if it is something else.
+    pub fn push(&mut self, seq: u64, tag: Tag, events: Vec<LogEvent>) {
         if seq <= self.head {
             return;
         }
@@ -130,11 +130,12 @@ impl Ring {
         if self.tags.len() > TAGS_MAX {
             self.tags.pop_front();
         }
-        if let Some(event) = event
-            && self.ids.insert(event.id.clone())
-        {
-            self.keep(Entry::Event(event));
+        for event in events {
+            if self.ids.insert(event.id.clone()) {
+                self.keep(Entry::Event(event));
+            }
         }
+        self.forget();
     }
 
     /// Nothing is there between the head and `next`.
@@ -142,26 +143,35 @@ impl Ring {
         if next > self.head + 1 {
             self.keep(Entry::Gap(Gap::within(self.epoch, self.head, next, reason)));
             self.head = next - 1;
+            self.forget();
         }
     }
 
     fn keep(&mut self, entry: Entry) {
         self.bytes += entry.bytes();
         self.entries.push_back(Arc::new(entry));
-        while self.entries.len() > EVENTS_MAX || (self.bytes > BYTES_MAX && self.entries.len() > 1) {
-            let Some(gone) = self.entries.pop_front() else { break };
-            self.bytes -= gone.bytes();
-            self.floor = gone.seq();
-            if let Entry::Event(e) = &*gone {
+    }
+
+    /// Lets the oldest go above the limits; events of one message go together.
+    fn forget(&mut self) {
+        while let Some(first) = self.entries.front() {
+            let over = self.entries.len() > EVENTS_MAX || (self.bytes > BYTES_MAX && self.entries.len() > 1);
+            if !over && first.seq() > self.floor {
+                break;
+            }
+            self.bytes -= first.bytes();
+            self.floor = first.seq();
+            if let Entry::Event(e) = &**first {
                 self.ids.remove(&e.id);
             }
+            self.entries.pop_front();
         }
         while self.tags.front().is_some_and(|(seq, _)| *seq < self.floor) {
             self.tags.pop_front();
         }
     }
 
-    /// What follows `pos`; `None` if that is older than the ring.
+    /// What follows `pos`, whole messages; `None` if that is older than the ring.
     pub fn after(&self, pos: u64, max: usize, max_bytes: usize) -> Option<Chunk> {
         if pos < self.floor {
             return None;
@@ -170,7 +180,8 @@ impl Ring {
         let mut entries = Vec::new();
         let mut bytes = 0;
         for entry in self.entries.range(start..) {
-            if entries.len() >= max || bytes >= max_bytes {
+            let same = entries.last().is_some_and(|e: &Arc<Entry>| e.seq() == entry.seq());
+            if !same && (entries.len() >= max || bytes >= max_bytes) {
                 break;
             }
             bytes += entry.bytes();
@@ -181,7 +192,7 @@ impl Ring {
         Some(Chunk { generation: self.generation, entries, upto, stored: false })
     }
 
-    /// The position before the `n`-th newest wanted event; else how many there are.
+    /// The position before the message of the `n`-th newest wanted event; else how many there are.
     pub fn before_last(&self, n: usize, wants: &dyn Fn(&LogEvent) -> bool) -> Result<u64, usize> {
         if n == 0 {
             return Ok(self.head);
@@ -207,12 +218,14 @@ mod tests {
 
     const EPOCH: Epoch = Epoch(5);
 
-    fn event(seq: u64, id: &str, pad: usize) -> Option<LogEvent> {
-        let json = format!(r#"{{"type":"node_started","id":"{id}","pad":"{}"}}"#, "x".repeat(pad));
-        Some(LogEvent::read(EPOCH, seq, json.as_bytes()).expect("reads"))
+    fn line(id: &str, pad: usize) -> String {
+        format!(r#"{{"type":"node_started","id":"{id}","pad":"{}"}}"#, "x".repeat(pad))
     }
-    fn push(ring: &mut Ring, seq: u64, event: Option<LogEvent>) {
-        ring.push(seq, Tag::of(&seq.to_be_bytes()), event);
+    fn event(seq: u64, id: &str, pad: usize) -> Vec<LogEvent> {
+        LogEvent::read(EPOCH, seq, line(id, pad).as_bytes()).into_iter().map(|e| e.expect("reads")).collect()
+    }
+    fn push(ring: &mut Ring, seq: u64, events: Vec<LogEvent>) {
+        ring.push(seq, Tag::of(&seq.to_be_bytes()), events);
     }
     fn seqs(chunk: &Chunk) -> Vec<u64> {
         chunk.entries.iter().map(|e| e.seq()).collect()
@@ -223,11 +236,11 @@ mod tests {
         let mut ring = Ring::default();
         ring.begin(10, EPOCH);
         push(&mut ring, 11, event(11, "a", 0));
-        push(&mut ring, 12, None);
+        push(&mut ring, 12, vec![]);
         push(&mut ring, 13, event(13, "a", 0)); // stored twice
         push(&mut ring, 14, event(14, "b", 0));
         push(&mut ring, 14, event(14, "c", 0)); // delivered twice
-        push(&mut ring, 15, None);
+        push(&mut ring, 15, vec![]);
         assert!(ring.after(9, 10, 1 << 20).is_none());
         let all = ring.after(10, 10, 1 << 20).expect("in memory");
         assert_eq!((seqs(&all), all.upto), (vec![11, 14], 15));
@@ -238,6 +251,24 @@ mod tests {
         assert_eq!(ring.after(99, 1, 1).map(|c| c.upto), Some(99));
         assert_eq!(ring.cursor(12).tag, Some(Tag::of(&12u64.to_be_bytes())));
         assert_eq!(ring.cursor(10), Cursor::bare(EPOCH, 10));
+    }
+
+    #[test]
+    fn events_of_a_message_stay_together() {
+        let mut ring = Ring::default();
+        ring.begin(0, EPOCH);
+        let three = |seq: u64| {
+            let body = [0, 1, 2].map(|n| line(&format!("{seq}/{n}"), 0)).join("\n");
+            LogEvent::read(EPOCH, seq, body.as_bytes()).into_iter().map(|e| e.expect("reads")).collect()
+        };
+        (1..=9).for_each(|seq| push(&mut ring, seq, three(seq)));
+        let chunk = ring.after(0, 4, 1 << 20).expect("in memory");
+        assert_eq!((seqs(&chunk), chunk.upto), (vec![1, 1, 1, 2, 2, 2], 2));
+        assert_eq!(ring.before_last(2, &|_| true), Ok(8));
+        (10..=EVENTS_MAX as u64).for_each(|seq| push(&mut ring, seq, three(seq)));
+        let first = ring.after(ring.floor(), 1, 1 << 20).expect("in memory");
+        assert_eq!(seqs(&first), [ring.floor() + 1; 3]);
+        assert!(ring.entries.len() <= EVENTS_MAX && ring.entries.len() % 3 == 0 && ring.ids.len() == ring.entries.len());
     }
 
     #[test]
@@ -272,7 +303,7 @@ mod tests {
         }
         assert!(ring.bytes <= BYTES_MAX && ring.entries.len() <= 16);
         for seq in 30_040..30_040 + 2 * TAGS_MAX as u64 {
-            push(&mut ring, seq, None);
+            push(&mut ring, seq, vec![]);
         }
         assert_eq!(ring.tags.len(), TAGS_MAX);
         ring.begin(0, EPOCH);

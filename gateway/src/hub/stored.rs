@@ -23,17 +23,17 @@ const PAGE_BYTES: usize = 512 << 10;
 /// The server answers a page within this time, or the read has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A message of the log: its event, if it is one.
+/// A message of the log: its events, if it is no command.
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub seq: u64,
     pub tag: Tag,
-    pub event: Option<LogEvent>,
+    pub events: Vec<LogEvent>,
 }
 
 impl Stored {
     fn read(epoch: Epoch, seq: u64, subject: &str, payload: &[u8]) -> Self {
-        Self { seq, tag: Tag::of(payload), event: if Names::is_command(subject) { None } else { read(epoch, seq, payload) } }
+        Self { seq, tag: Tag::of(payload), events: if Names::is_command(subject) { Vec::new() } else { read(epoch, seq, payload) } }
     }
 }
 
@@ -105,15 +105,11 @@ pub(super) async fn first_from(link: &Link, epoch: Epoch, from: u64) -> Result<O
     }
 }
 
-/// An event, or nothing but a line in the log if it cannot be read.
-fn read(epoch: Epoch, seq: u64, payload: &[u8]) -> Option<LogEvent> {
-    match LogEvent::read(epoch, seq, payload) {
-        Ok(event) => Some(event),
-        Err(error) => {
-            tracing::warn!(seq, error, "an event of the log is malformed; left out");
-            None
-        }
-    }
+/// Events; of one that cannot be read nothing but a line in our log.
+fn read(epoch: Epoch, seq: u64, payload: &[u8]) -> Vec<LogEvent> {
+    let told = LogEvent::read(epoch, seq, payload).into_iter();
+    told.filter_map(|event| event.inspect_err(|error| tracing::warn!(seq, error, "an event of the log is malformed; left out")).ok())
+        .collect()
 }
 
 /// Reads a message as the tail delivers it.
@@ -155,7 +151,7 @@ impl Run {
     /// Takes the next message.
     pub fn one(&mut self, m: Stored) {
         self.chunk.upto = m.seq;
-        self.chunk.entries.extend(m.event.map(|e| Arc::new(Entry::Event(e))));
+        self.chunk.entries.extend(m.events.into_iter().map(|e| Arc::new(Entry::Event(e))));
     }
 
     /// Nothing is there before `next`; `oldest` is the first sequence that the stream has.

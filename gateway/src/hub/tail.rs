@@ -93,7 +93,7 @@ pub(super) async fn follow(hub: Arc<Hub>) {
         let head = write(&hub, |ring| {
             for step in steps.drain(..) {
                 match step {
-                    Step::Message(m) => ring.push(m.seq, m.tag, m.event),
+                    Step::Message(m) => ring.push(m.seq, m.tag, m.events),
                     Step::Hole(next, reason) => ring.hole(next, reason),
                     Step::Reset(epoch) => ring.begin(0, epoch),
                 }

@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn an_event_is_written_as_its_type_says() {
-        let event = LogEvent::read(Epoch(1), 9, br#"{"type":"t","id":"i"}"#).expect("reads");
+        let event = LogEvent::read(Epoch(1), 9, br#"{"type":"t","id":"i"}"#).remove(0).expect("reads");
         let written = ev(&event, &[("s1".into(), 4), ("s2".into(), 1)]);
         let read: ServerFrame = serde_json::from_str(&written).expect("a frame");
         let ServerFrame::Ev(frame) = &read else { panic!("{written}") };

@@ -11,6 +11,7 @@ use haltline_common::{
     clock, definitions, history as log, kv,
     types::{
         error::{ApiError, Code},
+        json::lines,
         record::FailedNode,
     },
 };
@@ -288,7 +289,9 @@ async fn download(client: &Client, id: &str, file: &Path, as_json: bool) -> anyh
     write(&Line::Record { revision, record: Box::new(record) })?;
     write(&Line::Definition { definition: Box::new(definition), types })?;
     for (seq, subject, body) in stored {
-        write(&Line::Log { seq, subject, message: serde_json::from_slice(&body)? })?;
+        for line in lines(&body) {
+            write(&Line::Log { seq, subject: subject.clone(), message: serde_json::from_slice(line)? })?;
+        }
     }
     out.flush()?;
     if as_json {

@@ -46,7 +46,8 @@ pub(super) struct Paging {
 pub(super) struct Events {
     /// Whose.
     execution_id: String,
-    /// The events as they are in the log, each with its `seq`.
+    /// The events as they are in the log, each with the `seq` of its message. Events that were told in the same
+    /// instant share one, and are not separated: there may be a few more than `limit`.
     events: Vec<Map<String, Value>>,
     /// The `after` to ask with for what follows; null at the end.
     next: Option<u64>,
@@ -76,13 +77,15 @@ pub(super) async fn events(
             .await
             .map_err(|e| ApiError::new(Code::Unavailable, e))?;
         end = page.end;
-        for (seq, event) in page.messages {
+        for (seq, events) in page.messages {
             pos = seq;
-            let Some(event) = event.filter(|e| seen.insert(e.id.clone())) else { continue };
-            bytes += event.json().len();
-            let mut map: Map<String, Value> = serde_json::from_str(event.json()).unwrap_or_default();
-            map.insert("seq".into(), seq.into());
-            found.push(map);
+            // All of a message, also above the limit: what follows is asked for by sequence.
+            for event in events.into_iter().filter(|e| seen.insert(e.id.clone())) {
+                bytes += event.json().len();
+                let mut map: Map<String, Value> = serde_json::from_str(event.json()).unwrap_or_default();
+                map.insert("seq".into(), seq.into());
+                found.push(map);
+            }
         }
     }
     if found.is_empty() && p.after.is_none() {

@@ -338,8 +338,11 @@ impl World {
         let can_run_next = next.is_some_and(|k| self.can_run(pid, &k));
         match walk.run.after(outcome, &gate, can_run_next, self.clock(pid), 1.0, |policy, _| policy.delay.0) {
             After::Note(e) => {
-                walk.then = Then::Step;
-                self.publish_event(pid, w, id, *e)
+                // What does nothing outside follows at once: the connection keeps the order.
+                let awaits = walk.run.next_kind() == Some("order");
+                walk.then = if awaits { Then::Step } else { Then::Nothing };
+                self.publish_event(pid, w, id, *e)?;
+                if awaits { Ok(()) } else { self.step(pid, w, id) }
             }
             After::End(e) => self.end(pid, w, id, vec![*e]),
             After::Retry(e, wait) => {

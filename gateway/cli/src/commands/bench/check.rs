@@ -11,7 +11,7 @@ use haltline_client::Client;
 use haltline_common::{
     js,
     tail::{Item, Options, Start, Tail},
-    types::{Names, event::Event, record::Record},
+    types::{Names, event::Event, json, record::Record},
 };
 
 /// Nothing for this long while reading back is a failure.
@@ -55,19 +55,20 @@ pub async fn read_back(client: &Client, executions: usize, nodes: usize) -> anyh
     let mut ids = HashSet::new();
     let mut repeated = 0;
     each(client, client.link().names.events_stream(), |payload| {
-        let Ok(e) = serde_json::from_slice::<Event>(payload) else { return };
-        if e.execution_id.is_empty() {
-            return;
-        }
-        if !ids.insert(e.id.clone()) {
-            repeated += 1;
-            return;
-        }
-        let seen = events.entry(e.execution_id).or_default();
-        seen.0 += 1;
-        if e.kind.is_terminal() {
-            seen.1 = e.event_count;
-            seen.2 += 1;
+        for e in json::lines(payload).filter_map(|line| serde_json::from_slice::<Event>(line).ok()) {
+            if e.execution_id.is_empty() {
+                continue;
+            }
+            if !ids.insert(e.id.clone()) {
+                repeated += 1;
+                continue;
+            }
+            let seen = events.entry(e.execution_id).or_default();
+            seen.0 += 1;
+            if e.kind.is_terminal() {
+                seen.1 = e.event_count;
+                seen.2 += 1;
+            }
         }
     })
     .await?;

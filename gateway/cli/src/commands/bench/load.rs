@@ -12,6 +12,7 @@ use haltline_common::types::{
     Names,
     definition::Definition,
     event::{Event, EventType},
+    json,
     record::Status,
 };
 use serde_json::Value;
@@ -123,15 +124,17 @@ pub async fn one_at_a_time(client: &Client, definition: &Definition, n: usize) -
                 outcome = &mut run => break outcome,
                 Some(message) = events.next() => {
                     let now = Instant::now();
-                    match serde_json::from_slice::<Event>(&message.payload).map(|e| e.kind) {
-                        Ok(EventType::NodeStarted) => {
-                            first.get_or_insert_with(|| m.first_node_ms.push((now - t).as_secs_f64() * 1e3));
-                            if let Some(before) = result.take() {
-                                m.step_ms.push((now - before).as_secs_f64() * 1e3);
+                    for line in json::lines(&message.payload) {
+                        match serde_json::from_slice::<Event>(line).map(|e| e.kind) {
+                            Ok(EventType::NodeStarted) => {
+                                first.get_or_insert_with(|| m.first_node_ms.push((now - t).as_secs_f64() * 1e3));
+                                if let Some(before) = result.take() {
+                                    m.step_ms.push((now - before).as_secs_f64() * 1e3);
+                                }
                             }
+                            Ok(EventType::NodeCompleted) => result = Some(now),
+                            _ => {}
                         }
-                        Ok(EventType::NodeCompleted) => result = Some(now),
-                        _ => {}
                     }
                 }
             }

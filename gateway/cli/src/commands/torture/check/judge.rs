@@ -95,7 +95,7 @@ fn stored_twice(messages: &[Message], starts: &[i64], found: &mut Findings) {
         let Some(first) = seen.insert((&m.subject, &m.body), m) else { continue };
         let forgot = starts.iter().any(|s| first.time_ms - 1_000 < *s && *s < m.time_ms + TROUBLE_MS);
         if m.time_ms - first.time_ms < REMEMBERS_MS && !forgot {
-            let body: Value = serde_json::from_slice(&m.body).unwrap_or_default();
+            let body: Value = lines(m).first().and_then(|(_, line, _)| serde_json::from_slice(line).ok()).unwrap_or_default();
             found.add(
                 "stored_twice",
                 text(&body, "execution_id"),
@@ -119,11 +119,22 @@ fn records(messages: &[Message], found: &mut Findings) -> BTreeMap<String, Value
     records
 }
 
+/// Events of a message are a line each: the message, a line, and whether it is the last one.
+fn lines(m: &Message) -> Vec<(&Message, &[u8], bool)> {
+    let mut lines: Vec<_> = m.body.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(|line| (m, line, false)).collect();
+    match lines.last_mut() {
+        Some(last) => last.2 = true,
+        // Nothing in it is as bad as something that cannot be read.
+        None => lines.push((m, &m.body, true)),
+    }
+    lines
+}
+
 /// The log by execution, in order.
 fn log(messages: &[Message], found: &mut Findings) -> BTreeMap<String, Vec<Entry>> {
     let mut log: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
-    for m in messages {
-        let Ok(body) = serde_json::from_slice::<Value>(&m.body) else {
+    for (m, line, last) in messages.iter().flat_map(lines) {
+        let Ok(body) = serde_json::from_slice::<Value>(line) else {
             found.add("unreadable", "", format!("#{} `{}` cannot be read", m.seq, m.subject));
             continue;
         };
@@ -136,7 +147,8 @@ fn log(messages: &[Message], found: &mut Findings) -> BTreeMap<String, Vec<Entry
         if id.is_empty() || tokens.get(4) != Some(&id.as_str()) {
             found.add("misplaced", &id, format!("#{} is stored as `{}`", m.seq, m.subject));
         }
-        if !m.id.as_deref().is_some_and(|told| is_message_id(told, &body)) {
+        // A message has the id of its last event.
+        if last && !m.id.as_deref().is_some_and(|told| is_message_id(told, &body)) {
             found.add(
                 "message_id",
                 &id,

@@ -150,7 +150,8 @@ pub fn save(folder: &Path, asked: &Asked, remains: &Remains, found: &Findings) -
         file.flush().with_context(|| name.to_owned())
     };
     let message = |m: &Message| {
-        let body: Value = serde_json::from_slice(&m.body).unwrap_or_default();
+        let mut body: Vec<Value> = m.body.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        let body = if body.len() == 1 { body.remove(0) } else { Value::Array(body) };
         json!({ "seq": m.seq, "subject": m.subject, "msg_id": m.id, "time_ms": m.time_ms, "body": body })
     };
     write("log.jsonl", &mut remains.log.iter().map(message))?;
