@@ -167,11 +167,128 @@ pub struct GatewaySettings {
     pub origins: Vec<String>,
     /// WebSocket clients at once; each may hold a megabyte of queue.
     pub clients_max: usize,
+    /// File for the list of executions; if empty one that is gone when the gateway ends. It can be
+    /// removed at any time while the gateway does not run.
+    pub index: String,
+    /// Whether a token is needed.
+    pub auth: AuthMode,
+    /// Requests a second that one caller may send for long; five times as many at once.
+    pub requests_per_s: u32,
+    /// Production without tokens: something else keeps strangers out.
+    pub insecure_without_auth: bool,
+    /// Another address than loopback without TLS: something else encrypts.
+    pub insecure_without_tls: bool,
+    /// TLS of its own.
+    pub tls: TlsSettings,
+    /// Tokens that someone else signs.
+    pub jwt: JwtSettings,
+}
+
+/// Whether the gateway lets in only who has a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthMode {
+    /// In production only.
+    #[default]
+    Auto,
+    /// Everywhere.
+    Required,
+    /// Nowhere: whoever can connect is an admin.
+    Open,
+}
+
+/// TLS of the gateway: both files or none. Changed files count for new connections within seconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsSettings {
+    /// File of the certificate and its chain, PEM.
+    pub cert: String,
+    /// File of its key, PEM.
+    pub key: String,
+}
+
+/// JSON Web Tokens: by a file of keys, a secret, or both.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JwtSettings {
+    /// File of a JWK set; looked at again every ten seconds.
+    pub jwks: String,
+    /// File of a secret for HS256, at least 32 bytes.
+    pub secret_file: String,
+    /// Those that are admitted, of HS256, RS256, EdDSA.
+    pub algorithms: Vec<String>,
+    /// What `iss` has to be.
+    pub issuer: String,
+    /// What `aud` has to have.
+    pub audience: String,
+}
+
+impl GatewaySettings {
+    /// Whether nobody gets in without a token.
+    pub fn auth_required(&self) -> bool {
+        match self.auth {
+            AuthMode::Auto => self.env == Environment::Production,
+            AuthMode::Required => true,
+            AuthMode::Open => false,
+        }
+    }
+
+    /// Whether it may start like this.
+    fn check(&self) -> Result<(), String> {
+        let local = is_loopback(&self.host);
+        if !self.auth_required() && !self.insecure_without_auth && (self.env == Environment::Production || !local) {
+            let what = if local { "in production".to_owned() } else { format!("on {}", self.host) };
+            return Err(format!(
+                "gateway.auth: a gateway without tokens {what} lets everyone halt and resume: set `auth = \"required\"` (`haltline tokens create` makes \
+                 tokens), or say `insecure_without_auth = true` if a proxy keeps strangers out"
+            ));
+        }
+        if self.tls.cert.is_empty() != self.tls.key.is_empty() {
+            return Err("gateway.tls: takes both `cert` and `key`".into());
+        }
+        if !local && self.tls.cert.is_empty() && !self.insecure_without_tls {
+            return Err(format!(
+                "gateway.tls: tokens would cross the network in clear on {}: name `cert` and `key`, or say `insecure_without_tls = true` if a proxy \
+                 before it encrypts",
+                self.host
+            ));
+        }
+        let jwt = &self.jwt;
+        if !(jwt.jwks.is_empty() && jwt.secret_file.is_empty()) {
+            for (name, empty) in
+                [("algorithms", jwt.algorithms.is_empty()), ("issuer", jwt.issuer.is_empty()), ("audience", jwt.audience.is_empty())]
+            {
+                if empty {
+                    return Err(format!("gateway.jwt.{name}: must be there: tokens made for something else must not count"));
+                }
+            }
+        }
+        if let Some(bad) = jwt.algorithms.iter().find(|a| !matches!(a.as_str(), "HS256" | "RS256" | "EdDSA")) {
+            return Err(format!("gateway.jwt.algorithms: `{bad}` is none of HS256, RS256, EdDSA"));
+        }
+        if self.requests_per_s == 0 {
+            return Err("gateway.requests_per_s: must be at least 1".into());
+        }
+        Ok(())
+    }
 }
 
 impl Default for GatewaySettings {
     fn default() -> Self {
-        Self { env: Environment::Development, host: "127.0.0.1".into(), port: 8001, origins: Vec::new(), clients_max: 2000 }
+        Self {
+            env: Environment::Development,
+            host: "127.0.0.1".into(),
+            port: 8001,
+            origins: Vec::new(),
+            clients_max: 2000,
+            index: String::new(),
+            auth: AuthMode::Auto,
+            requests_per_s: 200,
+            insecure_without_auth: false,
+            insecure_without_tls: false,
+            tls: TlsSettings::default(),
+            jwt: JwtSettings::default(),
+        }
     }
 }
 
@@ -240,12 +357,7 @@ impl Settings {
                 self.worker.lease_renew, self.worker.lease
             ));
         }
-        if self.gateway.env == Environment::Production && !is_loopback(&self.gateway.host) {
-            return Err(format!(
-                "gateway.host: production on {} is refused until the gateway has authentication; bind 127.0.0.1 and put an authenticating proxy before it",
-                self.gateway.host
-            ));
-        }
+        self.gateway.check()?;
         self.metrics.address()?;
         Ok(names)
     }
@@ -274,12 +386,22 @@ mod tests {
     }
 
     #[test]
-    fn production_off_loopback_is_refused() {
-        let mut s = Settings::default();
-        s.gateway.env = Environment::Production;
-        assert!(s.check().is_ok());
-        s.gateway.host = "0.0.0.0".into();
-        assert!(s.check().is_err_and(|e| e.contains("gateway.host")));
+    fn what_lets_strangers_in_is_refused_unless_it_is_said() {
+        let wrong = |change: fn(&mut GatewaySettings)| {
+            let mut s = Settings::default();
+            change(&mut s.gateway);
+            s.check().err().map(|e| e.split(": ").next().unwrap_or_default().to_owned())
+        };
+        assert_eq!(wrong(|g| g.env = Environment::Production), None, "tokens are needed then");
+        assert_eq!(wrong(|g| (g.env, g.auth) = (Environment::Production, AuthMode::Open)).as_deref(), Some("gateway.auth"));
+        assert_eq!(wrong(|g| (g.env, g.auth, g.insecure_without_auth) = (Environment::Production, AuthMode::Open, true)), None);
+        assert_eq!(wrong(|g| g.host = "0.0.0.0".into()).as_deref(), Some("gateway.auth"));
+        assert_eq!(wrong(|g| (g.host, g.auth) = ("0.0.0.0".into(), AuthMode::Required)).as_deref(), Some("gateway.tls"));
+        assert_eq!(wrong(|g| (g.host, g.env) = ("10.0.0.1".into(), Environment::Production)).as_deref(), Some("gateway.tls"));
+        assert_eq!(wrong(|g| (g.host, g.auth, g.insecure_without_tls) = ("0.0.0.0".into(), AuthMode::Required, true)), None);
+        assert_eq!(wrong(|g| g.tls.cert = "cert.pem".into()).as_deref(), Some("gateway.tls"));
+        assert_eq!(wrong(|g| g.jwt.jwks = "jwks.json".into()).as_deref(), Some("gateway.jwt.algorithms"));
+        assert_eq!(wrong(|g| g.jwt.algorithms = vec!["none".into()]).as_deref(), Some("gateway.jwt.algorithms"));
     }
 
     #[test]

@@ -214,6 +214,8 @@ metrics! {
     Gateway counter WS_DELIVERIES "haltline_gateway_deliveries_total" "Events delivered to WebSocket clients";
     Gateway counter WS_GAPS "haltline_gateway_gaps_total" "Gaps declared to WebSocket clients";
     Gateway counter HTTP_REQUESTS "haltline_gateway_http_requests_total" "HTTP requests answered";
+    Gateway counter ACCESS_REFUSED "haltline_gateway_access_refused_total" "Requests and connections refused for their token, role, origin or rate";
+    Gateway counter ACCESS_UNRECORDED "haltline_gateway_access_unrecorded_total" "Refusals and changes that could not be put on record; the log has them";
     Gateway gauge TAIL_SEQ "haltline_gateway_tail_seq" "Last sequence of the log that this gateway has read";
     Gateway finding TAIL_LAG "haltline_gateway_tail_lag_messages" "Messages stored in the log that this gateway has not read yet";
     Gateway gauge FLEET_UP "haltline_fleet_up" "1 if this gateway could ask nats-server about the installation, else 0 and what it would tell is absent";

@@ -16,7 +16,10 @@ use haltline_common::{
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{auth::Auth, cached::Cached, fleet, halt::HaltView, halts::Halts, hub::Hub, index::SharedIndex, origin::Origins};
+use crate::{
+    audit::Audit, auth::Auth, cached::Cached, fleet, halt::HaltView, halts::Halts, hub::Hub, index::SharedIndex, limits::Limits,
+    origin::Origins,
+};
 
 /// Shared state; cloned by reference.
 pub(crate) type App = Arc<Inner>;
@@ -26,6 +29,8 @@ pub(crate) struct Parts {
     pub link: Link,
     pub client: Client,
     pub auth: Arc<Auth>,
+    pub audit: Audit,
+    pub limits: Limits,
     pub control: ControlWatch,
     pub halt: watch::Receiver<HaltView>,
     pub halts: watch::Receiver<Arc<Halts>>,

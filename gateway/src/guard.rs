@@ -1,4 +1,6 @@
-//! Whether a request gets to its handler: who sends it, and whether a page may have sent it.
+//! Whether a request gets to its handler: who sends it, how often, and whether a page may have sent it.
+
+use std::net::IpAddr;
 
 use axum::{
     extract::Request,
@@ -9,25 +11,97 @@ use axum::{
 use haltline_client::{ApiError, Code};
 
 use crate::{
-    app::App,
-    auth::{Denied, Need, Who},
+    app::{App, Inner},
+    audit::{Asker, Noted},
+    auth::{self, Denied, Need, Principal, Who},
+    net::Peer,
     problem::Problem,
 };
 
-/// Lets a request through that may do what its route needs.
-pub(crate) async fn admit(app: &App, need: Need, mut request: Request, next: Next) -> Response {
-    if let Need::Role(role) = need {
-        let principal = match app.auth.by_headers(request.headers()).await {
-            Ok(principal) => principal,
-            Err(denied) => return refused(&denied).into_response(),
-        };
-        if !principal.may(role) {
-            let detail = format!("this needs the role {}; `{}` has the role {}", role.as_str(), principal.name, principal.role.as_str());
-            return Problem::new(StatusCode::FORBIDDEN, "Forbidden", detail).into_response();
+/// Lets a request through that may do what its route needs, and puts on record what it changed or why
+/// it was refused.
+pub(crate) async fn admit(app: &App, action: &'static str, need: Need, mut request: Request, next: Next) -> Response {
+    let target = request.uri().path().to_owned();
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let mut asker = Asker {
+        address: request.extensions().get::<Peer>().map(|p| p.0),
+        origin: text(request.headers(), header::ORIGIN).unwrap_or_default().to_owned(),
+        ..Asker::default()
+    };
+    if let Need::Role(_) = need {
+        match entitled(app, need, reads, &mut asker, request.headers()).await {
+            Ok(who) => _ = request.extensions_mut().insert(who),
+            Err(problem) => {
+                app.audit.refusal(&asker, action, &target, problem.status(), problem.detail()).await;
+                return problem.into_response();
+            }
         }
-        request.extensions_mut().insert(Who(principal));
     }
-    next.run(request).await
+    let mut response = next.run(request).await;
+    if need == Need::Nothing || need == Need::Itself {
+        return response;
+    }
+    let status = response.status();
+    let noted = response.extensions_mut().remove::<Noted>().unwrap_or_default();
+    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        app.audit.refusal(&asker, action, &target, status.as_u16(), &noted.reason).await;
+    } else if !reads {
+        app.audit.change(&asker, action, &target, status.as_u16(), noted).await;
+    }
+    response
+}
+
+/// Who sends this, if they may do what the route needs.
+async fn entitled(app: &App, need: Need, reads: bool, asker: &mut Asker, headers: &HeaderMap) -> Result<Who, Problem> {
+    let principal = known(app, headers, asker.address).await?;
+    *asker = Asker::of(&principal, asker.address, &asker.origin);
+    // A browser sends the cookie by itself, whoever made the page: that it was ours has to be certain.
+    let by_cookie = headers.get(header::AUTHORIZATION).is_none() && auth::cookie(headers).is_some();
+    if by_cookie && !reads {
+        own_page(app, headers)?;
+    }
+    if let Some(credential) = &principal.credential
+        && !app.limits.caller(&format!("{credential}/{}", principal.name))
+    {
+        return Err(ApiError::new(Code::Overloaded, "more requests than one caller may send (gateway.requests_per_s): wait").into());
+    }
+    if let Need::Role(role) = need
+        && !principal.may(role)
+    {
+        let detail = format!("this needs the role {}; `{}` has the role {}", role.as_str(), principal.name, principal.role.as_str());
+        return Err(Problem::new(StatusCode::FORBIDDEN, "Forbidden", detail));
+    }
+    Ok(Who(principal))
+}
+
+/// Who sends this. An address whose tokens are refused again and again is told so.
+///
+/// # Errors
+/// 401, 429, 503.
+pub(crate) async fn known(app: &Inner, headers: &HeaderMap, address: Option<IpAddr>) -> Result<Principal, Problem> {
+    limited(app, address, app.auth.by_headers(headers)).await
+}
+
+/// The same by a token that came another way.
+///
+/// # Errors
+/// As [`known`].
+pub(crate) async fn token(app: &Inner, token: &str, address: Option<IpAddr>) -> Result<Principal, Problem> {
+    limited(app, address, app.auth.by_token(token)).await
+}
+
+/// Good tokens are never held up by bad ones of the same address: behind a proxy all have one.
+async fn limited(
+    app: &Inner,
+    address: Option<IpAddr>,
+    look: impl Future<Output = Result<Principal, Denied>>,
+) -> Result<Principal, Problem> {
+    look.await.map_err(|denied| match (address, &denied) {
+        (Some(address), Denied::Invalid(_)) if !app.limits.refused(address) => {
+            ApiError::new(Code::Overloaded, "too many tokens of this address were refused: wait").into()
+        }
+        _ => refused(&denied),
+    })
 }
 
 /// Why somebody is not let in, as it is answered.
@@ -38,14 +112,37 @@ pub(crate) fn refused(denied: &Denied) -> Problem {
     }
 }
 
-/// What no page but ours may do, and what is not meant for us at all.
+/// That a request with a cookie comes from a page of ours: browsers say so in one of two headers.
+///
+/// # Errors
+/// 403.
+pub(crate) fn own_page(app: &Inner, headers: &HeaderMap) -> Result<(), Problem> {
+    let host = text(headers, header::HOST);
+    let own = match (text(headers, header::ORIGIN), headers.get("sec-fetch-site").and_then(|v| v.to_str().ok())) {
+        (Some(origin), _) => app.origins.allows(origin, host),
+        (None, Some(site)) => site == "same-origin",
+        (None, None) => false,
+    };
+    if own {
+        return Ok(());
+    }
+    let detail =
+        "a request with a cookie that changes something must come from a page of this gateway; programs send `Authorization: Bearer`";
+    Err(Problem::new(StatusCode::FORBIDDEN, "CrossSite", detail))
+}
+
+/// A header's text; what is no text is no name either.
+fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    headers.get(name).map(|v: &HeaderValue| v.to_str().unwrap_or("?"))
+}
+
+/// What no page but ours may do, and what is not meant for us at all: one rule for REST, WebSocket, event
+/// stream and Socket.IO.
 ///
 /// # Errors
 /// 421 for a host name that is not ours, 403 for a foreign page.
-pub(crate) fn from_here(app: &App, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
-    // What is no text is no name either.
-    let text = |name| headers.get(name).map(|v: &HeaderValue| v.to_str().unwrap_or("?"));
-    let (host, origin) = (text(header::HOST), text(header::ORIGIN));
+pub(crate) fn from_here(app: &Inner, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
+    let (host, origin) = (text(headers, header::HOST), text(headers, header::ORIGIN));
     // Probes and scrapers come by whatever name they know.
     let probe = matches!(path, "/livez" | "/readyz" | "/health" | "/metrics");
     if !probe && !app.origins.serves(host) {

@@ -3,6 +3,7 @@
 
 mod api;
 mod app;
+mod audit;
 mod auth;
 mod cached;
 mod feed;
@@ -11,12 +12,13 @@ mod guard;
 mod halt;
 mod halts;
 mod hub;
-mod index;
-mod index_tail;
+pub mod index;
+mod limits;
 mod net;
 mod origin;
 mod problem;
 mod routes;
+mod stored;
 mod ws;
 
 use std::{sync::Arc, time::Duration};
@@ -44,26 +46,49 @@ pub async fn run(link: Link, settings: GatewaySettings, listener: TcpListener, s
     let (halt, _halt_task) = halt::watch(control.clone());
     let (halts, _halts_task) = halts::watch(&link);
     let (hub, _hub_task) = hub::Hub::start(&link);
-    let (index, _index_task) = index_tail::start(&link);
+    let (index, _feed) = index::start(&link, &settings.index)?;
     let connections_max = settings.clients_max.saturating_add(HTTP_CONNECTIONS_MAX);
     let origins = Arc::new(origin::Origins::new(&settings, address.ip()));
-    let auth = Arc::new(auth::Auth::open());
-    let app = app::Inner::new(app::Parts { link, client, auth, control, halt, halts, hub, index, origins, settings, stop: stop.clone() });
+    let auth = Arc::new(auth::Auth::open(&link, &settings).await?);
+    let (audit, audit_task) = audit::Audit::start(&link);
+    let limits = limits::Limits::new(settings.requests_per_s);
+    let server = net::Server::new(listener, &settings.tls, connections_max)?;
+    let app = app::Inner::new(app::Parts {
+        link,
+        client,
+        auth,
+        audit,
+        limits,
+        control,
+        halt,
+        halts,
+        hub,
+        index,
+        origins,
+        settings,
+        stop: stop.clone(),
+    });
     let router = routes::router(&app);
-    tracing::info!(%address, "gateway listening");
+    tracing::info!(%address, tokens = app.auth.required(), "gateway listening");
+    if !app.auth.required() {
+        tracing::warn!("no token is needed: whoever can connect is an admin");
+    }
 
-    let serve = axum::serve(net::Limited::new(listener, connections_max), router).with_graceful_shutdown(stop.clone().cancelled_owned());
     let over = async {
         stop.cancelled().await;
         tokio::time::sleep(DRAIN).await;
     };
     tokio::select! {
-        served = serve => served?,
+        () = server.serve(router, stop.clone()) => {}
         () = over => tracing::warn!("requests still open after {DRAIN:?}; leaving them"),
     }
     app.sessions.close();
     if tokio::time::timeout(DRAIN, app.sessions.wait()).await.is_err() {
         tracing::warn!("sockets still open after {DRAIN:?}; leaving them");
+    }
+    app.audit.close();
+    if tokio::time::timeout(DRAIN, audit_task).await.is_err() {
+        tracing::error!("what is on record about access could not be stored to its end");
     }
     Ok(())
 }

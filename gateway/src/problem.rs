@@ -9,6 +9,8 @@ use haltline_client::ApiError;
 use haltline_common::types::error::Code;
 use serde_json::{Map, Value, json};
 
+use crate::audit::Noted;
+
 const CONTENT_TYPE: &str = "application/problem+json";
 /// Bytes read of a foreign error text; they are short sentences.
 const TEXT_MAX: usize = 8 * 1024;
@@ -52,6 +54,16 @@ impl Problem {
         Self { status, code: code.to_owned(), detail: detail.into(), field: None, more: Map::new() }
     }
 
+    /// Its status.
+    pub fn status(&self) -> u16 {
+        self.status.as_u16()
+    }
+
+    /// What is wrong, for people.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// Another status: 400 for what is not even readable.
     pub fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;
@@ -74,6 +86,7 @@ impl From<ApiError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        let noted = Noted { reason: self.detail.clone(), ..Noted::default() };
         let mut body = json!({
             "type": format!("urn:haltline:problem:{}", self.code),
             "title": self.status.canonical_reason().unwrap_or("Error"),
@@ -91,10 +104,14 @@ impl IntoResponse for Problem {
             }
         }
         let mut response = (self.status, body.to_string()).into_response();
+        response.extensions_mut().insert(noted);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
         if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.status == StatusCode::PAYLOAD_TOO_LARGE {
             // The rest of the body stays unread, so the connection cannot be used again.

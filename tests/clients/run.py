@@ -170,6 +170,8 @@ def main():
                 "haltline.js": [nats and node, str(HERE / "node/client.mjs")],
                 "nats.go": [go, "run", "-C", str(HERE / "go"), "."],
                 "browser": [nats and env["HALTLINE_CHROMIUM"] and node or None, str(HERE / "node/browser.mjs")],
+                # Last: it starts and ends what it likes.
+                "contract": [sys.executable, str(HERE / "python/contract.py")],
             }
             chosen = sys.argv[1:] or list(parts)
             for part in chosen:

@@ -113,6 +113,16 @@ impl Site {
         self.up(&format!("{}/readyz", self.gateway_url())).await
     }
 
+    /// The same with further flags.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn spawn_gateway_with(&mut self, flags: &[&str]) -> anyhow::Result<()> {
+        let port = self.gateway.to_string();
+        self.spawn("gateway", &[&["gateway", "--port", &port], flags].concat(), None)?;
+        self.up(&format!("{}/readyz", self.gateway_url())).await
+    }
+
     async fn up(&self, url: &str) -> anyhow::Result<()> {
         let http = crate::http::client()?;
         let what = format!("{url} answers");

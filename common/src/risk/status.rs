@@ -3,13 +3,14 @@
 use haltline_risk::{Heartbeat, Rule};
 use haltline_types::{Millis, Timestamp, control::Scope, error::ApiError};
 use rust_decimal::Decimal;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{rule_of, store};
 use crate::{Link, clock};
 
 /// A rule and how near its limit is.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct RuleStatus {
     /// Its key in the control bucket.
     pub key: String,
@@ -18,9 +19,11 @@ pub struct RuleStatus {
     pub rule: Option<Rule>,
     /// What is measured now; absent if it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub current: Option<Decimal>,
     /// The same in percent of the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub used_percent: Option<Decimal>,
     /// `ok`, `warning`, `breached` (of what is reserved: nothing more fits), or `unknown`.
     pub state: &'static str,
@@ -30,7 +33,7 @@ pub struct RuleStatus {
 }
 
 /// A dead-man switch that is armed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct SwitchStatus {
     /// Whose.
     pub scope: Option<Scope>,

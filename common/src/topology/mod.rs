@@ -39,6 +39,8 @@ const TASKS_KEEP: Duration = Duration::from_millis(EXECUTION_MS_MAX + 24 * 3600 
 const KEEP_KEY: &str = "haltline.keep_s";
 /// A record outlives its last event by this: a key that is used again must not meet old events.
 const RECORD_MARGIN: Duration = Duration::from_secs(3600);
+/// The record of access is kept for more than a year: what audits ask for.
+const ACCESS_KEEP: Duration = Duration::from_secs(400 * 86_400);
 /// Presence of a worker that stopped renewing it.
 const PRESENCE: Duration = Duration::from_secs(10);
 
@@ -179,6 +181,25 @@ fn streams(names: &Names, s: &StorageSettings) -> Vec<StreamSpec> {
             "Haltline node types that workers added to the built-in ones",
             json!({ "max_bytes": 64 << 20 }),
         ),
+        bucket(
+            names.tokens_bucket(),
+            "tokens",
+            "Haltline API tokens of gateways: key = token id; only a digest of the secret",
+            json!({ "max_bytes": 64 << 20 }),
+        ),
+        StreamSpec {
+            name: names.access_stream(),
+            config: json!({
+                "name": names.access_stream(),
+                "description": "Haltline record of access: refusals and changes at gateways, append only",
+                "subjects": [names.access_all()],
+                "retention": "limits", "storage": "file", "num_replicas": s.replicas,
+                "max_age": nanos(ACCESS_KEEP), "max_bytes": 4u64 << 30, "max_msgs": -1, "max_msg_size": 64 * 1024,
+                "discard": "old", "deny_delete": true, "deny_purge": true, "allow_direct": true,
+                "duplicate_window": nanos(DUPLICATE_WINDOW),
+                "metadata": metadata("access"),
+            }),
+        },
         bucket(
             names.checkpoints_bucket(),
             "checkpoints",

@@ -2,6 +2,7 @@
 //! and limits they obey. Everything here is plain data: no runtime, no clock, no randomness, so the
 //! core that decides can depend on it.
 
+pub mod access;
 pub mod catalog;
 pub mod control;
 pub mod definition;

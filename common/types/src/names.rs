@@ -93,6 +93,22 @@ impl Names {
     pub fn risk_bucket(&self) -> String {
         format!("{}_risk", self.ns)
     }
+    /// Bucket of gateways' API tokens.
+    pub fn tokens_bucket(&self) -> String {
+        format!("{}_tokens", self.ns)
+    }
+    /// Stream of what is on record about access.
+    pub fn access_stream(&self) -> String {
+        format!("{}_access", self.ns)
+    }
+    /// Subject of an entry of that stream.
+    pub fn access(&self, outcome: &str) -> String {
+        format!("{}.access.{}", self.ns, token(outcome))
+    }
+    /// All of them.
+    pub fn access_all(&self) -> String {
+        format!("{}.access.>", self.ns)
+    }
     /// The stream behind a bucket.
     pub fn bucket_stream(bucket: &str) -> String {
         format!("KV_{bucket}")

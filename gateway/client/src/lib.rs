@@ -24,6 +24,7 @@ mod read;
 mod recent;
 mod scan;
 mod submit;
+mod tokens;
 mod wait;
 mod workflows;
 

@@ -1,4 +1,4 @@
-//! The document, and a page that shows it and needs nothing from elsewhere.
+//! The document, a page that shows it and one to log in; they need nothing from elsewhere.
 
 use std::sync::Arc;
 
@@ -15,13 +15,14 @@ use crate::auth::Need;
 #[derive(Clone)]
 pub(super) struct Shown(pub Arc<str>);
 
-/// Adds both. Neither tells more than the source does.
+/// Adds them. None tells more than the source does.
 pub(super) fn add(api: &mut Api) {
-    api.page("/v1/openapi.json", document, Need::Nothing).page("/docs", page, Need::Nothing).page("/docs.js", script, Need::Nothing).page(
-        "/docs.css",
-        style,
-        Need::Nothing,
-    );
+    api.page("/v1/openapi.json", document, Need::Nothing)
+        .page("/docs", page, Need::Nothing)
+        .page("/docs.js", script, Need::Nothing)
+        .page("/docs.css", style, Need::Nothing)
+        .page("/login", login, Need::Nothing)
+        .page("/login.js", login_script, Need::Nothing);
 }
 
 async fn document(Extension(Shown(document)): Extension<Shown>) -> Response {
@@ -38,6 +39,14 @@ async fn script() -> Response {
 
 async fn style() -> Response {
     file("text/css; charset=utf-8", include_str!("docs/docs.css").into())
+}
+
+async fn login() -> Response {
+    file("text/html; charset=utf-8", include_str!("docs/login.html").into())
+}
+
+async fn login_script() -> Response {
+    file("text/javascript; charset=utf-8", include_str!("docs/login.js").into())
 }
 
 fn file(kind: &'static str, text: String) -> Response {

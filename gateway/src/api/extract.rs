@@ -1,6 +1,8 @@
 //! What handlers take and give: each is checked in the same way and described where it is defined.
 //! Limits first, then syntax (400), then shape (422); the answer names the field.
 
+use std::net::IpAddr;
+
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, FromRequestParts, Request, rejection::BytesRejection},
@@ -14,7 +16,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{Input, Operation, Output};
-use crate::{app::App, problem::Problem};
+use crate::{
+    app::App,
+    audit::{Asker, Noted},
+    auth::Principal,
+    guard,
+    net::Peer,
+    problem::Problem,
+};
 
 /// What follows the `?`.
 pub(crate) struct Asked<T>(pub T);
@@ -183,10 +192,56 @@ impl Input for Expected {
     }
 }
 
+/// From where a request without a token comes: for logging in.
+pub(crate) struct Page {
+    headers: HeaderMap,
+    address: Option<IpAddr>,
+}
+
+impl FromRequestParts<App> for Page {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        Ok(Self { headers: parts.headers.clone(), address: parts.extensions.get::<Peer>().map(|p| p.0) })
+    }
+}
+
+impl Input for Page {}
+
+impl Page {
+    /// That no page of elsewhere sent it; programs say nothing of pages.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn own(&self, app: &App) -> Result<(), Problem> {
+        let browser = self.headers.contains_key(header::ORIGIN) || self.headers.contains_key("sec-fetch-site");
+        if browser { guard::own_page(app, &self.headers) } else { Ok(()) }
+    }
+
+    /// Whose token this is; what is refused goes on record.
+    ///
+    /// # Errors
+    /// 401, 429, 503.
+    pub async fn try_token(&self, app: &App, action: &str, token: &str) -> Result<Principal, Problem> {
+        let asker = Asker { address: self.address, ..Asker::default() };
+        match guard::token(app, token, self.address).await {
+            Ok(principal) => {
+                app.audit.change(&Asker::of(&principal, self.address, ""), action, "", 200, Noted::default()).await;
+                Ok(principal)
+            }
+            Err(problem) => {
+                app.audit.refusal(&asker, action, "", problem.status(), problem.detail()).await;
+                Err(problem)
+            }
+        }
+    }
+}
+
 /// An answer of JSON.
 pub(crate) struct Reply<T> {
     status: StatusCode,
     headers: HeaderMap,
+    noted: Option<Noted>,
     body: T,
 }
 
@@ -201,13 +256,18 @@ impl<T> Reply<T> {
     }
     /// With another status.
     pub fn with(status: StatusCode, body: T) -> Self {
-        Self { status, headers: HeaderMap::new(), body }
+        Self { status, headers: HeaderMap::new(), noted: None, body }
     }
     /// With a header; a value that cannot be one is left out.
     pub fn header(mut self, name: HeaderName, value: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.headers.append(name, value);
         }
+        self
+    }
+    /// With what goes on record about it.
+    pub fn noted(mut self, noted: Noted) -> Self {
+        self.noted = Some(noted);
         self
     }
     /// With the revision as `ETag`.
@@ -222,6 +282,9 @@ impl<T: Serialize> IntoResponse for Reply<T> {
             Ok(bytes) => {
                 let mut response = (self.status, self.headers, Body::from(bytes)).into_response();
                 response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                if let Some(noted) = self.noted {
+                    response.extensions_mut().insert(noted);
+                }
                 response
             }
             Err(e) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal", e.to_string()).into_response(),

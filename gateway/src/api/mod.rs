@@ -19,7 +19,7 @@ use axum::{
 
 pub(crate) use describe::{Described, Input, Output};
 pub(crate) use document::Operation;
-pub(crate) use extract::{Asked, Expected, Given, Key, Raw, Reply, Text, parse};
+pub(crate) use extract::{Asked, Expected, Given, Key, Page, Raw, Reply, Text, parse};
 
 use crate::{app::App, auth::Need, guard};
 
@@ -66,7 +66,7 @@ impl Api {
         let mut operation = Operation::new(op.id, op.need, op.about, op.statuses, path);
         H::describe(&mut operation, self.document.schemas());
         self.document.add(&method, path, operation);
-        self.serve(method, path, handler, op.need)
+        self.serve(method, path, op.id, handler, op.need)
     }
 
     /// Adds what is no part of the interface: pages, scripts, the socket.
@@ -75,7 +75,7 @@ impl Api {
         H: Handler<T, App>,
         T: 'static,
     {
-        self.serve(Method::GET, path, handler, need)
+        self.serve(Method::GET, path, path, handler, need)
     }
 
     /// `GET` of an operation.
@@ -96,7 +96,7 @@ impl Api {
         self.on(Method::POST, path, handler, op)
     }
 
-    fn serve<H, T>(&mut self, method: Method, path: &'static str, handler: H, need: Need) -> &mut Self
+    fn serve<H, T>(&mut self, method: Method, path: &'static str, action: &'static str, handler: H, need: Need) -> &mut Self
     where
         H: Handler<T, App>,
         T: 'static,
@@ -105,7 +105,7 @@ impl Api {
         let app = self.app.clone();
         let admit = move |request: Request, next: Next| {
             let app = app.clone();
-            async move { guard::admit(&app, need, request, next).await }
+            async move { guard::admit(&app, action, need, request, next).await }
         };
         let route: MethodRouter<App> = on(filter, handler).layer(middleware::from_fn(admit));
         self.router = std::mem::take(&mut self.router).route(path, route);

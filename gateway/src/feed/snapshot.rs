@@ -15,7 +15,11 @@ use haltline_common::{
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{app::App, auth::Principal, index::Summary};
+use crate::{
+    app::App,
+    auth::{Principal, Who},
+    index::{Summary, Wanted},
+};
 
 /// Executions of a snapshot at most: what a page can show, in a few hundred kilobytes.
 pub(crate) const SNAPSHOT_MAX: usize = 1000;
@@ -51,7 +55,8 @@ async fn listed(app: &App, filter: &Filter, principal: &Principal) -> Result<Sta
     if !app.index.ready() {
         return Err("the executions have not been read yet".into());
     }
-    let wants = |s: &Summary| {
+    let (of, who) = (filter.clone(), principal.clone());
+    let wants = move |s: &Summary| {
         let subject = Subject {
             execution: &s.execution_id,
             workflow: &s.workflow_id,
@@ -59,9 +64,13 @@ async fn listed(app: &App, filter: &Filter, principal: &Principal) -> Result<Sta
             strategy: &s.strategy_id,
             ..Subject::default()
         };
-        principal.sees(&s.workflow_id, &s.bot_id, &s.strategy_id) && filter.may_match(&subject)
+        who.sees(&s.workflow_id, &s.bot_id, &s.strategy_id) && of.may_match(&subject)
     };
-    let (found, more) = app.index.read().newest(wants, SNAPSHOT_MAX);
+    let mut base = Wanted::default();
+    if !Who(principal.clone()).narrow(&mut base) {
+        return Ok(State::default());
+    }
+    let (found, more) = app.index.newest(base, wants, SNAPSHOT_MAX).await.map_err(|e| e.message)?;
     let items = found.iter().filter_map(|s| serde_json::to_value(s).ok()).collect();
     Ok(State { items, more })
 }

@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn scopes_are_intersected_with_every_filter() {
         let mut subs = subs(10);
-        let scopes = crate::auth::Scopes { bots: vec!["b0".into()], ..Default::default() };
+        let scopes = haltline_common::types::access::Scopes { bots: vec!["b0".into()], ..Default::default() };
         subs.set_principal(Arc::new(Principal { scopes, ..Principal::developer() }));
         subs.add("all", Filter::default(), Mode::Lossless, 5);
         subs.add("theirs", filter(r#"{"bot":["b1"]}"#), Mode::Lossless, 10);

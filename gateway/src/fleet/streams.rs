@@ -46,7 +46,7 @@ pub(super) async fn info(link: &Link, stream: &str) -> Result<Info, String> {
 }
 
 /// All streams of the installation, by names that are the same in each namespace.
-fn streams(names: &Names) -> [(&'static str, String); 9] {
+fn streams(names: &Names) -> [(&'static str, String); 11] {
     let bucket = |bucket: String| Names::bucket_stream(&bucket);
     [
         ("events", names.events_stream()),
@@ -58,6 +58,8 @@ fn streams(names: &Names) -> [(&'static str, String); 9] {
         ("types", bucket(names.types_bucket())),
         ("checkpoints", bucket(names.checkpoints_bucket())),
         ("risk", bucket(names.risk_bucket())),
+        ("tokens", bucket(names.tokens_bucket())),
+        ("access", names.access_stream()),
     ]
 }
 

@@ -5,17 +5,21 @@ use axum::{
     http::{Method, StatusCode},
 };
 use haltline_client::{ApiError, Code, Confirming};
-use haltline_common::types::{
-    Millis,
-    control::{Actor, Flag, Gate, Level, Place, Scope},
-    limits::TEXT_BYTES_MAX,
+use haltline_common::{
+    control::Stored,
+    types::{
+        Millis, Timestamp,
+        control::{Actor, Flag, Gate, Level, Place, Scope},
+    },
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::{
     api::{Api, Expected, Given, Op, Reply},
     app::App,
+    audit::Noted,
     auth::{Need, Role, Who},
     problem::Problem,
 };
@@ -25,13 +29,27 @@ const WAIT_MAX: Millis = Millis::secs(30);
 
 /// Adds them.
 pub(super) fn add(api: &mut Api) {
-    api.get("/v1/control", list, Op::new("listControl", Need::VIEWER, "The flag of every scope that has one."))
-        .get("/v1/control/{scope}", read, Op::new("readControl", Need::VIEWER, "The flag of a scope, from the stream's leader, and what it is to this gateway. Its ETag is the revision."))
+    api.get("/v1/control", list, Op::new("listControl", Need::VIEWER, "The flag of every scope that has one, the gravest first."))
+        .get(
+            "/v1/control/{scope}",
+            read,
+            Op::new("readControl", Need::VIEWER, "The flag of a scope (`global`, `bot:b1`, `strategy:s1`, `workflow:w1`, `venue:v1`, `node_type:http`), from the stream's leader. Its ETag is the revision."),
+        )
+        .post(
+            "/v1/control/{scope}/raise",
+            raise,
+            Op::new("raiseControl", Need::OPERATOR, "Raises the flag of a scope: `alert`, `reducing`, `hold`, `halt`, `shutdown`. It never lowers one: the answer is what is stored then, which may be graver than what was asked for. With `wait` it says which workers have confirmed."),
+        )
+        .post(
+            "/v1/control/{scope}/lower",
+            lower,
+            Op::new("lowerControl", Need::ADMIN, "Lowers the flag of a scope. Takes `If-Match` with the revision that was looked at; 412 if another one is stored by now. To leave a shutdown, `confirm` names the scope once more."),
+        )
         .on(
             Method::PUT,
             "/v1/control/{scope}",
             set,
-            Op::new("setControl", Need::OPERATOR, "Sets the flag of a scope. The answer is what is stored then, which may be graver than what was asked for. Lowering takes the role admin; with If-Match nothing happens if another revision is stored."),
+            Op::new("setControl", Need::OPERATOR, "Raises or lowers the flag of a scope: for scripts. Lowering takes the role admin, and to another level than `normal` an `If-Match`; with `If-Match` nothing happens if another revision is stored (412)."),
         );
 }
 
@@ -49,8 +67,22 @@ struct Setting {
     /// To leave a shutdown: the scope once more.
     confirm: Option<String>,
     /// How long the answer may wait for the workers to confirm, as `2s`; at most 30s.
-    #[serde(default)]
     wait: Option<Millis>,
+}
+
+/// What to lower it to.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "ControlLowering")]
+struct Lowering {
+    /// The level; `normal` if absent.
+    state: Option<Level>,
+    /// Why it is safe to go on; not empty.
+    reason: String,
+    /// To leave a shutdown: the scope once more.
+    confirm: Option<String>,
+    /// Who; counts only where nobody needs a token.
+    by: Option<String>,
 }
 
 /// A flag, and what it is to this gateway.
@@ -58,10 +90,20 @@ struct Setting {
 #[schemars(rename = "ControlFlag")]
 struct Shown {
     /// What it covers.
-    scope: String,
-    #[serde(flatten)]
-    flag: Flag,
-    /// What it is to this gateway's own watch: `open`, `halted`, `unsure`.
+    scope: Scope,
+    /// The level.
+    state: Level,
+    /// Why.
+    reason: String,
+    /// Who.
+    by: String,
+    /// Whether who wrote it was authenticated as `by`.
+    verified: bool,
+    /// When.
+    at: Option<Timestamp>,
+    /// Its revision; 0 if there is no entry.
+    revision: u64,
+    /// What it is to this gateway's own watch, of what opens risk: `open`, `halted`, `unsure`.
     gate: &'static str,
     /// Which workers have confirmed it, and what is in flight; where `wait` was given, and it stops something.
     /// `complete`: nothing that it covers can start or is in flight.
@@ -77,12 +119,45 @@ struct Flags {
     scopes: Vec<Shown>,
 }
 
-fn known(scope: &str) -> Result<Scope, Problem> {
-    scope.parse().map_err(|e| Problem::new(StatusCode::NOT_FOUND, "UnknownScope", e))
+fn shown(app: &App, f: Flag) -> Shown {
+    Shown {
+        gate: gate_of(app, &f.scope),
+        scope: f.scope,
+        state: f.state,
+        reason: f.reason,
+        by: f.by,
+        verified: f.verified,
+        at: f.at,
+        revision: f.revision,
+        confirmation: None,
+    }
 }
 
-fn show(app: &App, scope: &Scope, flag: Flag) -> Shown {
-    Shown { scope: scope.to_string(), gate: gate_of(app, scope), flag, confirmation: None }
+/// The scope that an address names.
+pub(super) fn parsed(scope: &str) -> Result<Scope, Problem> {
+    scope.parse().map_err(|e: String| Problem::new(StatusCode::NOT_FOUND, "UnknownScope", e))
+}
+
+/// Whoever may know of a part may act on that part alone.
+pub(super) fn covers(who: &Who, scope: &Scope) -> Result<(), Problem> {
+    let s = &who.0.scopes;
+    let one = |list: &[String], id: &str| list.iter().any(|v| v == id);
+    let covered = s.all()
+        || match scope {
+            Scope::Workflow(id) => one(&s.workflows, id) && s.bots.is_empty() && s.strategies.is_empty(),
+            Scope::Bot(id) => one(&s.bots, id) && s.workflows.is_empty() && s.strategies.is_empty(),
+            Scope::Strategy(id) => one(&s.strategies, id) && s.workflows.is_empty() && s.bots.is_empty(),
+            Scope::Global | Scope::Venue(_) | Scope::NodeType(_) => false,
+        };
+    if covered {
+        return Ok(());
+    }
+    Err(Problem::new(StatusCode::FORBIDDEN, "Forbidden", format!("your token does not cover the scope `{scope}`")))
+}
+
+/// Who acts, and whether that is certain.
+fn actor(who: &Who, claimed: Option<&str>) -> Actor {
+    Actor { name: who.by(claimed), verified: who.0.credential.is_some() }
 }
 
 async fn list(State(app): State<App>, _: Who) -> Result<Reply<Flags>, Problem> {
@@ -90,14 +165,45 @@ async fn list(State(app): State<App>, _: Who) -> Result<Reply<Flags>, Problem> {
     // Those of parts as this gateway has them: the leader answers for single ones.
     flags.extend(app.control.flags().iter().flat_map(|all| all.iter().map(|(_, f)| f.clone()).filter(|f| !f.scope.is_global())));
     flags.sort_by_key(|f| std::cmp::Reverse(f.state));
-    Ok(Reply::ok(Flags { scopes: flags.into_iter().map(|f| show(&app, &f.scope.clone(), f)).collect() }))
+    Ok(Reply::ok(Flags { scopes: flags.into_iter().map(|f| shown(&app, f)).collect() }))
 }
 
 async fn read(State(app): State<App>, _: Who, Path(scope): Path<String>) -> Result<Reply<Shown>, Problem> {
-    let scope = known(&scope)?;
-    let flag = app.client.flag_of(&scope).await?;
+    let flag = app.client.flag_of(&parsed(&scope)?).await?;
     let revision = flag.revision;
-    Ok(Reply::ok(show(&app, &scope, flag)).revision(revision))
+    Ok(Reply::ok(shown(&app, flag)).revision(revision))
+}
+
+async fn raise(State(app): State<App>, who: Who, Path(scope): Path<String>, Given(s): Given<Setting>) -> Result<Reply<Shown>, Problem> {
+    let scope = parsed(&scope)?;
+    covers(&who, &scope)?;
+    if s.state == Level::Normal {
+        return Err(ApiError::invalid("state", "must be graver than normal; lower a flag to get there").into());
+    }
+    let wait = patience(s.wait)?;
+    let stored = app.client.raise(&scope, s.state, actor(&who, s.by.as_deref()), &s.reason).await?;
+    Ok(told(&app, &stored, wait).await)
+}
+
+async fn lower(
+    State(app): State<App>,
+    who: Who,
+    Path(scope): Path<String>,
+    Expected(expected): Expected,
+    Given(s): Given<Lowering>,
+) -> Result<Reply<Shown>, Problem> {
+    let scope = parsed(&scope)?;
+    covers(&who, &scope)?;
+    let Some(revision) = expected else {
+        let missing = ApiError {
+            field: Some("If-Match".into()),
+            ..ApiError::new(Code::Invalid, "If-Match: lowering takes the revision that was looked at")
+        };
+        return Err(Problem::from(missing).with_status(StatusCode::PRECONDITION_REQUIRED));
+    };
+    let level = s.state.unwrap_or(Level::Normal);
+    let stored = app.client.lower(&scope, level, actor(&who, s.by.as_deref()), &s.reason, revision, s.confirm.as_deref()).await;
+    Ok(told(&app, &stored.map_err(stale)?, None).await)
 }
 
 async fn set(
@@ -107,29 +213,13 @@ async fn set(
     Expected(expected): Expected,
     Given(s): Given<Setting>,
 ) -> Result<Reply<Shown>, Problem> {
-    let scope = known(&scope)?;
-    who.everything()?;
-    if s.state.runs() && !who.0.may(Role::Admin) {
-        let detail = format!("to set {} takes the role admin; `{}` has the role {}", s.state.as_str(), who.0.name, who.0.role.as_str());
-        return Err(Problem::new(StatusCode::FORBIDDEN, "Forbidden", detail));
-    }
-    if s.reason.trim().is_empty() {
-        return Err(ApiError::invalid("reason", "say why").into());
-    }
-    let by = who.by(s.by.as_deref());
-    if by.len() > TEXT_BYTES_MAX {
-        return Err(ApiError::invalid("by", format!("is longer than {TEXT_BYTES_MAX} bytes")).into());
-    }
-    if s.wait.is_some_and(|w| w > WAIT_MAX) {
-        return Err(ApiError::invalid("wait", format!("is at most {WAIT_MAX}")).into());
-    }
+    let scope = parsed(&scope)?;
+    covers(&who, &scope)?;
+    let wait = patience(s.wait)?;
     let current = app.client.flag_of(&scope).await?;
-    if let Some(expected) = expected
-        && current.revision != expected
-    {
-        let message = format!("revision {} is stored, not {expected}: read it again", current.revision);
-        return Err(Problem::from(ApiError { field: Some("If-Match".into()), ..ApiError::new(Code::Conflict, message) })
-            .with_status(StatusCode::PRECONDITION_FAILED));
+    if expected.is_some_and(|e| e != current.revision) {
+        let message = format!("revision {} of {scope} is stored: read it again", current.revision);
+        return Err(stale(ApiError { field: Some("revision".into()), ..ApiError::new(Code::Conflict, message) }));
     }
     // Down to anything but normal goes only who says from where.
     let lowers = s.state == Level::Normal || (expected.is_some() && s.state < current.state);
@@ -141,21 +231,42 @@ async fn set(
         let message = format!("alert would lower {}; resume to normal first", current.state);
         return Err(ApiError::new(Code::Conflict, message).into());
     }
-    let by = Actor { verified: who.0.credential.is_some(), name: by };
+    let by = actor(&who, s.by.as_deref());
     let stored = if lowers {
-        app.client.lower(&scope, s.state, by, &s.reason, current.revision, s.confirm.as_deref()).await?
+        app.client.lower(&scope, s.state, by, &s.reason, current.revision, s.confirm.as_deref()).await.map_err(stale)?
     } else {
         app.client.raise(&scope, s.state, by, &s.reason).await?
     };
+    Ok(told(&app, &stored, wait).await)
+}
+
+/// How long the answer may wait.
+fn patience(wait: Option<Millis>) -> Result<Option<Millis>, Problem> {
+    if wait.is_some_and(|w| w > WAIT_MAX) {
+        return Err(ApiError::invalid("wait", format!("is at most {WAIT_MAX}")).into());
+    }
+    Ok(wait)
+}
+
+/// 412 where the revision is what is in the way.
+fn stale(e: ApiError) -> Problem {
+    if e.code == Code::Conflict && e.field.as_deref() == Some("revision") {
+        return Problem::from(ApiError { field: Some("If-Match".into()), ..e }).with_status(StatusCode::PRECONDITION_FAILED);
+    }
+    e.into()
+}
+
+/// What is stored, and which workers have confirmed it if that was asked for.
+async fn told(app: &App, stored: &Stored, wait: Option<Millis>) -> Reply<Shown> {
     let flag = stored.flag();
-    tracing::warn!(scope = %scope, state = flag.state.as_str(), revision = flag.revision, by = flag.by, reason = flag.reason, "control flag set through the gateway");
-    let confirmation = match s.wait.filter(|_| !flag.state.runs()) {
-        Some(wait) => Some(Confirming::of(app.client.link(), &stored).wait(wait.duration()).await),
+    tracing::warn!(scope = %flag.scope, state = flag.state.as_str(), revision = flag.revision, by = flag.by, reason = flag.reason, "control flag set through the gateway");
+    let confirmation = match wait.filter(|_| !flag.state.runs()) {
+        Some(wait) => serde_json::to_value(Confirming::of(app.client.link(), stored).wait(wait.duration()).await).ok(),
         None => None,
     };
-    let confirmation = confirmation.and_then(|report| serde_json::to_value(report).ok());
+    let noted = Noted { reason: flag.reason.clone(), before: Some(json!(stored.previous)), after: Some(json!(flag)) };
     let revision = flag.revision;
-    Ok(Reply::ok(Shown { confirmation, ..show(&app, &scope, flag) }).revision(revision))
+    Reply::ok(Shown { confirmation, ..shown(app, flag) }).revision(revision).noted(noted)
 }
 
 /// What a scope's flag is to this gateway's own watch: of what opens risk in it.
@@ -172,7 +283,7 @@ fn gate_of(app: &App, scope: &Scope) -> &'static str {
     word(&app.control.gate_at(&place))
 }
 
-/// What the flag is to this gateway's own watch.
+/// What the flag of everything is to this gateway's own watch.
 pub(super) fn gate(app: &App) -> &'static str {
     word(&app.control.gate())
 }

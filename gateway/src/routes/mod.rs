@@ -1,10 +1,12 @@
 //! What is served: one file a resource, and the layers that all requests pass.
 
+mod access;
 mod client;
 mod control;
 mod executions;
 pub(crate) mod health;
 mod page;
+mod risk;
 mod workers;
 mod workflows;
 
@@ -39,8 +41,10 @@ const CSP: &str = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'sel
 pub(crate) fn router(app: &App) -> Router {
     let mut api = Api::new(app);
     executions::add(&mut api);
+    access::add(&mut api);
     workflows::add(&mut api);
     control::add(&mut api);
+    risk::add(&mut api);
     workers::add(&mut api);
     health::add(&mut api);
     page::add(&mut api);

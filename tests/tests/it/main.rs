@@ -1,5 +1,6 @@
 //! Tests of the whole: what users run, as processes, with everything that can go wrong for real.
 
+mod access;
 mod backup;
 mod bad_input;
 mod crash;

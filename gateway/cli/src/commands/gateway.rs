@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use clap::ValueEnum;
 use haltline_common::{
-    config::{Environment, Settings},
+    config::{AuthMode, Environment, Settings},
     shutdown,
 };
 use serde_json::json;
@@ -31,6 +31,32 @@ pub struct Args {
     /// WebSocket clients at once [default: 2000]
     #[arg(long, value_name = "N", env = "HALTLINE_GATEWAY_CLIENTS_MAX", hide_env_values = true)]
     clients_max: Option<usize>,
+    /// File for the list of executions [default: one that is gone at the end]
+    #[arg(long, value_name = "FILE", env = "HALTLINE_GATEWAY_INDEX", hide_env_values = true)]
+    index: Option<String>,
+    /// Whether a token is needed; auto: in production [default: auto]
+    #[arg(long, value_name = "MODE", env = "HALTLINE_GATEWAY_AUTH", hide_env_values = true)]
+    auth: Option<AuthArg>,
+    /// File of a certificate and its chain (PEM), for TLS
+    #[arg(long, value_name = "FILE", env = "HALTLINE_GATEWAY_TLS_CERT", hide_env_values = true)]
+    tls_cert: Option<String>,
+    /// File of its key (PEM)
+    #[arg(long, value_name = "FILE", env = "HALTLINE_GATEWAY_TLS_KEY", hide_env_values = true)]
+    tls_key: Option<String>,
+    /// Start without tokens in production or off loopback: something else keeps strangers out
+    #[arg(long, env = "HALTLINE_GATEWAY_INSECURE_WITHOUT_AUTH", hide_env_values = true)]
+    insecure_without_auth: bool,
+    /// Start off loopback without TLS: something else encrypts
+    #[arg(long, env = "HALTLINE_GATEWAY_INSECURE_WITHOUT_TLS", hide_env_values = true)]
+    insecure_without_tls: bool,
+}
+
+/// [`AuthMode`] on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum AuthArg {
+    Auto,
+    Required,
+    Open,
 }
 
 /// [`Environment`] on the command line.
@@ -53,6 +79,18 @@ impl Args {
         set(&mut gateway.host, &self.host);
         set(&mut gateway.port, &self.port);
         set(&mut gateway.clients_max, &self.clients_max);
+        set(&mut gateway.index, &self.index);
+        set(&mut gateway.tls.cert, &self.tls_cert);
+        set(&mut gateway.tls.key, &self.tls_key);
+        gateway.insecure_without_auth |= self.insecure_without_auth;
+        gateway.insecure_without_tls |= self.insecure_without_tls;
+        if let Some(auth) = self.auth {
+            gateway.auth = match auth {
+                AuthArg::Auto => AuthMode::Auto,
+                AuthArg::Required => AuthMode::Required,
+                AuthArg::Open => AuthMode::Open,
+            };
+        }
         if !self.origins.is_empty() {
             gateway.origins.clone_from(&self.origins);
         }
@@ -71,10 +109,11 @@ pub async fn run(_: Args, context: Context) -> anyhow::Result<u8> {
     let address = listener.local_addr().context("address of the listener")?;
     let link = context.link("gateway").await?;
     connect::installed(&link).await?;
+    let s = if settings.tls.cert.is_empty() { "" } else { "s" };
     if context.json {
-        output::json(&json!({ "ready": true, "gateway": format!("http://{address}"), "ws": format!("ws://{address}/v1/ws") }));
+        output::json(&json!({ "ready": true, "gateway": format!("http{s}://{address}"), "ws": format!("ws{s}://{address}/v1/ws") }));
     } else {
-        output::line(format_args!("gateway listens on http://{address}"));
+        output::line(format_args!("gateway listens on http{s}://{address}"));
     }
     services::gateway(link, settings, listener, stop).await?;
     Ok(0)

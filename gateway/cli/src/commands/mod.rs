@@ -19,6 +19,7 @@ mod run;
 mod schema;
 mod status;
 mod submit;
+mod tokens;
 mod torture;
 mod worker;
 mod workflows;
@@ -52,6 +53,7 @@ pub enum Command {
     Risk(risk::Args),
     Heartbeat(heartbeat::Args),
     Status(status::Args),
+    Tokens(tokens::Args),
     Doctor(doctor::Args),
     Replay(replay::Args),
     Backup(backup::Args),
@@ -102,6 +104,7 @@ impl Command {
             Self::Risk(args) => risk::run(args, context).await,
             Self::Heartbeat(args) => heartbeat::run(args, context).await,
             Self::Status(args) => status::run(args, context).await,
+            Self::Tokens(args) => tokens::run(args, context).await,
             Self::Doctor(args) => doctor::run(args, context).await,
             Self::Replay(args) => replay::run(args, &context),
             Self::Backup(args) => backup::run(args, context).await,

@@ -12,7 +12,7 @@ use crate::{
     api::{Asked, Reply},
     app::App,
     auth::Who,
-    index::{Order, Page, Position, Summary, Wanted},
+    index::{Cursor, Order, Page, Summary, Wanted},
     problem::Problem,
 };
 
@@ -110,7 +110,7 @@ pub(super) async fn list(State(app): State<App>, who: Who, Asked(f): Asked<Filte
         Some(other) => return Err(ApiError::invalid("sort", format!("`{other}` is none of -started_at, started_at")).into()),
     };
     let after = match &f.cursor {
-        Some(text) => Some(text.parse::<Position>().map_err(|e| ApiError::invalid("cursor", e))?),
+        Some(text) => Some(text.parse::<Cursor>().map_err(|e| ApiError::invalid("cursor", e))?),
         None => None,
     };
     let mut wanted = wanted(&f)?;
@@ -127,8 +127,7 @@ pub(super) async fn counts(State(app): State<App>, who: Who) -> Result<Reply<Cou
     who.everything()?;
     ready(&app)?;
     let counts = app.index.counts().await?;
-    let statuses: BTreeMap<String, u64> =
-        Status::ALL.iter().map(|s| (s.as_str().to_owned(), counts.get(s).copied().unwrap_or(0))).collect();
+    let statuses: BTreeMap<String, u64> = counts.into_iter().map(|(status, n)| (status.to_owned(), n)).collect();
     let total = statuses.values().sum();
     Ok(Reply::ok(Counts { statuses, total }))
 }

@@ -2,6 +2,7 @@
 //! afterwards to see that nothing is missing.
 
 mod check;
+mod listings;
 mod load;
 mod process;
 mod raw;
@@ -53,6 +54,9 @@ pub struct Args {
     /// Skip the figures of the bare nats-server
     #[arg(long)]
     no_raw: bool,
+    /// Measure instead how fast a gateway lists so many executions
+    #[arg(long, value_name = "N")]
+    listings: Option<usize>,
 }
 
 /// Runs it; 1 if anything was missing or went wrong.
@@ -60,6 +64,9 @@ pub struct Args {
 /// # Errors
 /// When the system cannot be started or stops working.
 pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
+    if let Some(executions) = args.listings {
+        return listings::run(executions, context).await;
+    }
     let folder = Folder::open(None)?;
     let mut system = System::start(folder.path(), context.names.clone(), args.sync.clone()).await?;
     let coordinator: &[&str] = if args.per_node_tasks { &["coordinator", "--per-node-tasks"] } else { &["coordinator"] };
