@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use axum::{
-    extract::Request,
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    extract::{FromRequestParts, Request},
+    http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -23,11 +23,7 @@ use crate::{
 pub(crate) async fn admit(app: &App, action: &'static str, need: Need, mut request: Request, next: Next) -> Response {
     let target = request.uri().path().to_owned();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    let mut asker = Asker {
-        address: request.extensions().get::<Peer>().map(|p| p.0),
-        origin: text(request.headers(), header::ORIGIN).unwrap_or_default().to_owned(),
-        ..Asker::default()
-    };
+    let mut asker = asker(request.headers(), request.extensions());
     if let Need::Role(_) = need {
         match entitled(app, need, reads, &mut asker, request.headers()).await {
             Ok(who) => _ = request.extensions_mut().insert(who),
@@ -49,6 +45,15 @@ pub(crate) async fn admit(app: &App, action: &'static str, need: Need, mut reque
         app.audit.change(&asker, action, &target, status.as_u16(), noted).await;
     }
     response
+}
+
+/// What is known of who asks before anybody is recognised.
+pub(crate) fn asker(headers: &HeaderMap, extensions: &Extensions) -> Asker {
+    Asker {
+        address: extensions.get::<Peer>().map(|p| p.0),
+        origin: text(headers, header::ORIGIN).unwrap_or_default().to_owned(),
+        ..Asker::default()
+    }
 }
 
 /// Who sends this, if they may do what the route needs.
@@ -74,6 +79,57 @@ async fn entitled(app: &App, need: Need, reads: bool, asker: &mut Asker, headers
     Ok(Who(principal))
 }
 
+/// How a connection comes in that lasts: a socket, a stream of events. Its token may be in a header or a
+/// cookie, or come later; what is refused goes on record.
+pub(crate) struct Entrance {
+    headers: HeaderMap,
+    asker: Asker,
+    target: String,
+}
+
+impl FromRequestParts<App> for Entrance {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Self::Rejection> {
+        Ok(Self { headers: parts.headers.clone(), asker: asker(&parts.headers, &parts.extensions), target: parts.uri.path().to_owned() })
+    }
+}
+
+impl Entrance {
+    /// Who comes in by a header or cookie; `None` if neither is there and one is needed.
+    ///
+    /// # Errors
+    /// 401, 429, 503.
+    pub async fn known(&mut self, app: &Inner, action: &str) -> Result<Option<Principal>, Problem> {
+        // Not kept for as long as the connection lasts.
+        let headers = std::mem::take(&mut self.headers);
+        match app.auth.by_headers(&headers).await {
+            Ok(principal) => Ok(Some(principal)),
+            Err(Denied::Missing) => Ok(None),
+            Err(denied) => {
+                let problem = answer(app, self.asker.address, &denied);
+                app.audit.refusal(&self.asker, action, &self.target, problem.status(), problem.detail()).await;
+                Err(problem)
+            }
+        }
+    }
+}
+
+impl Entrance {
+    /// Whose token this is, of a connection that is there already.
+    ///
+    /// # Errors
+    /// Why they are not let in.
+    pub async fn token(&self, app: &Inner, action: &str, token: &str) -> Result<Principal, Denied> {
+        let known = app.auth.by_token(token).await;
+        if let Err(denied) = &known {
+            let problem = answer(app, self.asker.address, denied);
+            app.audit.refusal(&self.asker, action, &self.target, problem.status(), problem.detail()).await;
+        }
+        known
+    }
+}
+
 /// Who sends this. An address whose tokens are refused again and again is told so.
 ///
 /// # Errors
@@ -96,17 +152,15 @@ async fn limited(
     address: Option<IpAddr>,
     look: impl Future<Output = Result<Principal, Denied>>,
 ) -> Result<Principal, Problem> {
-    look.await.map_err(|denied| match (address, &denied) {
-        (Some(address), Denied::Invalid(_)) if !app.limits.refused(address) => {
-            ApiError::new(Code::Overloaded, "too many tokens of this address were refused: wait").into()
-        }
-        _ => refused(&denied),
-    })
+    look.await.map_err(|denied| answer(app, address, &denied))
 }
 
 /// Why somebody is not let in, as it is answered.
-pub(crate) fn refused(denied: &Denied) -> Problem {
+fn answer(app: &Inner, address: Option<IpAddr>, denied: &Denied) -> Problem {
     match denied {
+        Denied::Invalid(_) if address.is_some_and(|a| !app.limits.refused(a)) => {
+            ApiError::new(Code::Overloaded, "too many tokens of this address were refused: wait").into()
+        }
         Denied::Missing | Denied::Invalid(_) => Problem::new(StatusCode::UNAUTHORIZED, "Unauthenticated", denied.to_string()),
         Denied::Unavailable(why) => ApiError::new(Code::Unavailable, why.clone()).into(),
     }

@@ -123,6 +123,15 @@ impl Site {
         self.up(&format!("{}/readyz", self.gateway_url())).await
     }
 
+    /// Starts a gateway in place of one that was killed, on the same port.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn restart_gateway(&mut self, flags: &[&str]) -> anyhow::Result<()> {
+        self.processes.retain(|p| p.name() != "gateway");
+        self.spawn_gateway_with(flags).await
+    }
+
     async fn up(&self, url: &str) -> anyhow::Result<()> {
         let http = crate::http::client()?;
         let what = format!("{url} answers");

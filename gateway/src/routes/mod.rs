@@ -75,6 +75,8 @@ pub(crate) fn router(app: &App) -> Router {
 /// Refuses what no page but ours may do, and ends what takes too long.
 async fn bounds(State(app): State<App>, request: Request, next: Next) -> Response {
     if let Err(problem) = guard::from_here(&app, request.method(), request.uri().path(), request.headers()) {
+        let asker = guard::asker(request.headers(), request.extensions());
+        app.audit.refusal(&asker, "request", request.uri().path(), problem.status(), problem.detail()).await;
         return problem.into_response();
     }
     match tokio::time::timeout(REQUEST_MAX, next.run(request)).await {

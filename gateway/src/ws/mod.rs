@@ -17,13 +17,12 @@ mod writer;
 
 use axum::{
     extract::{State, WebSocketUpgrade},
-    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use haltline_client::{ApiError, Code};
 use haltline_common::types::feed::{FRAME_MAX, PROTOCOL};
 
-use crate::{app::App, auth::Denied, problem::Problem};
+use crate::{app::App, guard::Entrance, problem::Problem};
 
 /// The library reserves this per connection for ever; its default is 32 times as much.
 const READ_BUFFER: usize = 4096;
@@ -35,13 +34,11 @@ const WRITE_BUFFER_MAX: usize = 4 << 20;
 pub(crate) const QUEUE_BYTES: usize = 2 << 20;
 
 /// `GET /v1/ws`.
-pub(crate) async fn upgrade(State(app): State<App>, headers: HeaderMap, ws: WebSocketUpgrade) -> Response {
+pub(crate) async fn upgrade(State(app): State<App>, mut entrance: Entrance, ws: WebSocketUpgrade) -> Response {
     // Who is not known by a header may still say it in the first frame.
-    let principal = match app.auth.by_headers(&headers).await {
-        Ok(principal) => Some(principal),
-        Err(Denied::Missing) => None,
-        Err(Denied::Invalid(why)) => return Problem::new(StatusCode::UNAUTHORIZED, "Unauthenticated", &why).into_response(),
-        Err(Denied::Unavailable(why)) => return Problem::from(ApiError::new(Code::Unavailable, why)).into_response(),
+    let principal = match entrance.known(&app, "connect").await {
+        Ok(principal) => principal,
+        Err(problem) => return problem.into_response(),
     };
     let Ok(permit) = app.room.clone().try_acquire_owned() else {
         let message =
@@ -58,7 +55,7 @@ pub(crate) async fn upgrade(State(app): State<App>, headers: HeaderMap, ws: WebS
     // Counted from here on, so that the stop waits for it.
     let token = app.sessions.token();
     ws.on_upgrade(move |socket| async move {
-        session::run(app, socket, principal).await;
+        session::run(app, socket, entrance, principal).await;
         drop((permit, token));
     })
 }

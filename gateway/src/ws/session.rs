@@ -29,6 +29,7 @@ use crate::{
     app::App,
     auth::{Denied, Principal},
     feed::{Feed, Out, SNAPSHOT_MAX},
+    guard::Entrance,
     halts::Halts,
 };
 
@@ -44,14 +45,14 @@ const UPSTREAM: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// Serves a socket until it ends.
-pub(super) async fn run(app: App, socket: WebSocket, principal: Option<Principal>) {
+pub(super) async fn run(app: App, socket: WebSocket, entrance: Entrance, principal: Option<Principal>) {
     metrics::WS_CLIENTS.set(app.sessions.len() as u64);
     let (sink, stream) = socket.split();
     let (tx, mut asked) = mpsc::channel(reader::QUEUE_MAX);
     let heard = Heard::new();
     let reading = AbortOnDropHandle::new(tokio::spawn(reader::read(stream, heard.clone(), tx)));
     let mut out = Writer::new(sink, app.stop.clone());
-    let end = match greeted(&app, &mut asked, &mut out, principal).await {
+    let end = match greeted(&app, &mut asked, &mut out, &entrance, principal).await {
         Err(end) => end,
         Ok((hello, principal)) => {
             let now = Instant::now();
@@ -67,6 +68,7 @@ pub(super) async fn run(app: App, socket: WebSocket, principal: Option<Principal
                 pong_by: None,
                 failing: None,
                 again_at: None,
+                entrance,
                 app: app.clone(),
             };
             let Err(end) = session.serve(&hello).await;
@@ -85,6 +87,7 @@ async fn greeted(
     app: &App,
     asked: &mut mpsc::Receiver<Asked>,
     out: &mut Writer,
+    entrance: &Entrance,
     known: Option<Principal>,
 ) -> Result<(Box<Hello>, Arc<Principal>), End> {
     let first = async {
@@ -110,7 +113,7 @@ async fn greeted(
         None => return Err(End::Gone),
     };
     let principal = match (&hello.token, known) {
-        (Some(token), _) => app.auth.by_token(token).await.map_err(|e| denied(&e))?,
+        (Some(token), _) => entrance.token(app, "hello", token).await.map_err(|e| denied(&e))?,
         (None, Some(known)) => known,
         (None, None) => return Err(End::Close(close::BAD_TOKEN, "a token is needed")),
     };
@@ -152,6 +155,8 @@ struct Session {
     failing: Option<Instant>,
     /// When it is tried again.
     again_at: Option<Instant>,
+    /// How it came in, for what goes on record.
+    entrance: Entrance,
 }
 
 /// Never returned: a session ends with an [`End`].
@@ -273,7 +278,7 @@ impl Session {
     }
 
     async fn refresh(&mut self, a: Auth) -> Result<ServerFrame, End> {
-        match self.app.auth.by_token(&a.token).await {
+        match self.entrance.token(&self.app, "auth", &a.token).await {
             // Another person's rights on this connection would mix what both may see.
             Ok(p) if p.name != self.feed.principal().name => {
                 Ok(frames::err(a.rid, Code::Forbidden, "the token is somebody else's: make a connection of your own"))

@@ -4,6 +4,7 @@ mod access;
 mod backup;
 mod bad_input;
 mod crash;
+mod edge;
 mod effects;
 mod engine;
 mod engine_ids;
