@@ -1,7 +1,10 @@
 //! What a node's side effect takes from risk limits: reserved before it, settled by its outcome, and told with
 //! the node's result.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use haltline_common::{
     risk::{Door, Refusal, Wanted},
@@ -17,6 +20,8 @@ use crate::{
     registry::Node,
 };
 
+/// How often it is looked again whether the rules are certain.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// What a venue's refusal of an order is called; of an `http` order, which certainly was not taken, any other status.
 const REJECTED: [&str; 2] = ["Rejected", "HttpStatus"];
 
@@ -73,6 +78,11 @@ impl Reserve {
             bound: place.effect != Effect::ReducesRisk,
         };
         let reserved = self.door.reserve(&place, &wanted).await;
+        if let Err(Refusal::Unsure(why)) = &reserved {
+            tracing::debug!(key, why, "waiting for the risk rules");
+            // The same attempt begins anew at once.
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
         let mut state = self.state();
         state.order = order;
         let reserved = reserved.map_err(|refusal| match refusal {

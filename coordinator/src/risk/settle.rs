@@ -77,7 +77,8 @@ async fn came(link: &Link, key: &str, open: &Open) -> Result<Came, ApiError> {
     for event in events {
         match event.kind {
             EventType::EffectSettled => done |= event.status.as_deref() == Some("done"),
-            EventType::NodeCompleted => result = Some(fill_of(event)),
+            // What an operator told of an order is no fill that could be read: at its worst.
+            EventType::NodeCompleted => result = Some(fill_of(event).or_else(|| at_worst(key, open))),
             _ => {}
         }
     }

@@ -171,8 +171,9 @@ mod tests {
     use super::*;
 
     fn message(seq: u64, event: bool) -> Stored {
-        let subject = if event { "x.events.0.note.e" } else { "x.events.0.input.e.command" };
-        Stored::read(Epoch(1), seq, subject, format!(r#"{{"type":"t","id":"{seq}"}}"#).as_bytes())
+        let names = haltline_common::types::Names::new("x").expect("a name");
+        let subject = if event { names.note("e") } else { names.command("e") };
+        Stored::read(Epoch(1), seq, &subject, format!(r#"{{"type":"t","id":"{seq}"}}"#).as_bytes())
     }
     fn page(seqs: &[u64], end: bool) -> Page {
         Page { messages: seqs.iter().map(|s| message(*s, s % 6 != 0)).collect(), end }

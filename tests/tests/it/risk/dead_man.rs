@@ -17,17 +17,17 @@ async fn a_missing_heartbeat_raises_its_level_once() -> anyhow::Result<()> {
     let bad = caller.call(&["heartbeat", "--scope", "global", "--level", "normal"]).await?;
     ensure!(bad.code == Some(2) && bad.err.contains("level"), "{bad:?}");
     // One that is sent on keeps the switch quiet.
-    site.spawn("sender", &["heartbeat", "--scope", "global", "--every", "2s", "--keep-on", "--by", "ana"], None)?;
+    site.spawn("sender", &["heartbeat", "--scope", "global", "--every", "5s", "--keep-on", "--by", "ana"], None)?;
     soon("the switch is armed", async || {
         let status = caller.call(&["risk", "status", "--json"]).await?.json()?;
         Ok(status["switches"][0]["state"] == "ok" && status["switches"][0]["scope"] == "global")
     })
     .await?;
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(7)).await;
     ensure!(site.client.flag().await?.state == Level::Normal, "it tripped though it was fed: {:?}", site.client.flag().await?);
     // Its sender dies.
     site.process("sender")?.kill();
-    let flag = until("it trips", Duration::from_secs(15), async || {
+    let flag = until("it trips", Duration::from_secs(30), async || {
         let flag = site.client.flag().await?;
         Ok((flag.state == Level::Halt).then_some(flag))
     })

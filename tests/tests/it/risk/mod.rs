@@ -4,6 +4,7 @@ pub mod autumn_2008;
 mod command;
 mod dead_man;
 mod delay;
+mod frozen;
 mod race;
 
 use anyhow::{Context, ensure};
