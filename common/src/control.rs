@@ -114,7 +114,7 @@ async fn ask(link: &Link, what: &Value) -> Result<Option<Located>, ApiError> {
 ///
 /// The reason is appended to those of a flag that was raised already, and never dropped: the value
 /// keeps the first and the latest of them within [`REASONS_BYTES_MAX`], the key's history all.
-/// Repeated until the server answers or [`TRIES_MAX`] is reached.
+/// Repeated until the server answers, some twenty times.
 ///
 /// # Errors
 /// `Invalid` for `normal`, an empty reason or one that is too long; `Unavailable` if nats-server does not
