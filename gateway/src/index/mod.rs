@@ -1,9 +1,8 @@
 //! The executions that lists show, in a database file of this gateway: derived from the records'
 //! stream, rebuilt by itself when it is missing, behind or of another stream, never the truth.
 //!
-//! redb and not SQLite: no C to build (sqlite3.c alone took longer than everything else of the
-//! gateway), a tenth of the code in the binary, and what lists need are sorted sets, of which SQL would
-//! have to be talked into the right one for each combination of filters.
+//! redb and not SQLite: it builds without a C compiler and has no dependencies, and what lists need are
+//! sorted sets, of which SQL would have to be talked into the right one for each combination of filters.
 
 mod feed;
 mod search;

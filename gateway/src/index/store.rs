@@ -17,7 +17,7 @@ const LAYOUT: u64 = 1;
 const CACHE_BYTES: usize = 32 << 20;
 /// Characters of error and reason kept in a summary; the record has all of it.
 const TEXT_MAX: usize = 300;
-/// Executions at most, about 1.5 GB; the oldest leave first and stay readable by id.
+/// Executions at most, at about 900 bytes each; the oldest leave first and stay readable by id.
 const ROWS_MAX: u64 = 5_000_000;
 /// Removed in one transaction: what is listed must not wait for a large one.
 const SWEEP_MAX: usize = 10_000;
