@@ -11,6 +11,13 @@ pub fn now() -> Timestamp {
     Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
+/// Now, in nanoseconds since 1970: for measuring against the times that nats-server stores.
+#[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+pub fn now_nanos() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
 /// Time since the machine was started, time asleep included: what leases are counted by. A machine that was
 /// suspended has lost its lease, which `Instant` would not notice.
 pub fn boot() -> std::time::Duration {

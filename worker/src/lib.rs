@@ -8,6 +8,7 @@ mod flight;
 mod node_run;
 pub mod nodes;
 mod presence;
+pub mod probe;
 mod puller;
 mod registry;
 mod reserve;

@@ -25,7 +25,7 @@ use haltline_common::{
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{flight::Flight, presence, puller, registry::Registry};
+use crate::{flight::Flight, presence, probe, puller, registry::Registry};
 
 /// How often signs of progress are sent: three fit into the time after which a task is given away.
 const PROGRESS_EVERY: Duration = Duration::from_millis(450);
@@ -60,6 +60,7 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
     let started_at = clock::now();
     presence::write(&flight, &slots, started_at).await;
 
+    let _probe = probe::start(&link, &worker_id, &flight.control);
     flight.arrivals.look(&link).await;
     let (pullers, tasks) = (TaskTracker::new(), TaskTracker::new());
     for (kind, n) in &slots {

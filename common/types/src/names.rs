@@ -65,6 +65,14 @@ impl Names {
     pub fn sync_probe(&self) -> String {
         format!("{}.sync_probe", self.ns)
     }
+    /// Where a worker whose guard is watched tells when it refused; not stored.
+    pub fn guard_told(&self) -> String {
+        format!("{}.guard.told", self.ns)
+    }
+    /// Where a worker whose guard is watched is asked how long a check takes; not stored.
+    pub fn guard_timed(&self, worker_id: &str) -> String {
+        format!("{}.guard.timed.{}", self.ns, token(worker_id))
+    }
     /// Bucket of records.
     pub fn executions_bucket(&self) -> String {
         format!("{}_executions", self.ns)

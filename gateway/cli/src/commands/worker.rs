@@ -27,6 +27,9 @@ pub struct Args {
     /// Serve /metrics and /livez there, as 127.0.0.1:9464; port 0 draws one [default: nowhere]
     #[arg(long, value_name = "ADDRESS", env = "HALTLINE_METRICS", hide_env_values = true)]
     metrics: Option<String>,
+    /// Keep a lease, and tell when the guard first refuses at each flag; for `bench --halt`
+    #[arg(long, hide = true)]
+    probe_guard: bool,
 }
 
 fn slots_for(text: &str) -> Result<(String, usize), String> {
@@ -53,7 +56,10 @@ impl Args {
 ///
 /// # Errors
 /// When nats-server is out of reach, there is no installation, or the worker cannot go on.
-pub async fn run(_: Args, context: Context) -> anyhow::Result<u8> {
+pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
+    if args.probe_guard {
+        haltline_worker::probe::arm();
+    }
     let stop = shutdown::listen()?;
     let _metrics = listener::open(&context.settings.metrics).await?;
     let link = context.link("worker").await?;

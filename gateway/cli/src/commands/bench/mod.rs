@@ -2,6 +2,7 @@
 //! afterwards to see that nothing is missing.
 
 mod check;
+mod halt;
 mod listings;
 mod load;
 mod process;
@@ -21,7 +22,15 @@ const WEIGHED: usize = 2;
 /// Measure this machine: workflows per second and latency, with everything read back
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Client, coordinator, worker and nats-server run in processes of their own on a temporary folder.\nFigures depend on the machine and its load: compare only what ran in turn."
+    after_help = "Client, coordinator, worker and nats-server run in processes of their own on a temporary folder.\nFigures depend on the machine and its load: compare only what ran in turn.\n\n\
+                  With --halt, all by the one clock of this machine:\n  \
+                  store_to_guard_ms  from the time that nats-server gives the stored flag to the first instant at which a worker's guard was\n                     \
+                  seen to refuse at that revision: looked at by a task of the worker that wakes up as the flag is taken in, so\n                     \
+                  the true instant is not later. A sample for each worker and halt\n  \
+                  halt_wait_ms       all that `halt --wait` does on an open connection: reads the flag, swaps it, waits until every worker has\n                     \
+                  confirmed and nothing is in flight\n  \
+                  command_ms         the same as a command: a process, its connection, and its end\n  \
+                  guard_check_ns     one check of flags and lease, of a million in a worker"
 )]
 pub struct Args {
     /// Workflows to run at --concurrency
@@ -45,9 +54,9 @@ pub struct Args {
     /// A task per node instead of chains as one task
     #[arg(long)]
     per_node_tasks: bool,
-    /// Worker processes
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    workers: usize,
+    /// Worker processes [default: 1, with --halt 100]
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
     /// Slots per node type of each worker
     #[arg(long, value_name = "N", default_value_t = 256)]
     slots: usize,
@@ -57,6 +66,13 @@ pub struct Args {
     /// Measure instead how fast a gateway lists so many executions
     #[arg(long, value_name = "N")]
     listings: Option<usize>,
+    /// Measure the emergency halt instead of workflows: halts and resumes in turn, every worker a process of its own with
+    /// a lease
+    #[arg(long, conflicts_with = "listings")]
+    halt: bool,
+    /// With --halt: how many halts
+    #[arg(long, value_name = "N", default_value_t = 200, requires = "halt")]
+    halts: usize,
 }
 
 /// Runs it; 1 if anything was missing or went wrong.
@@ -67,16 +83,20 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     if let Some(executions) = args.listings {
         return listings::run(executions, context).await;
     }
+    if args.halt {
+        return halt::run(&args, context).await;
+    }
+    let workers = args.workers.unwrap_or(1).max(1);
     let folder = Folder::open(None)?;
     let mut system = System::start(folder.path(), context.names.clone(), args.sync.clone()).await?;
     let coordinator: &[&str] = if args.per_node_tasks { &["coordinator", "--per-node-tasks"] } else { &["coordinator"] };
     system.spawn("coordinator", coordinator)?;
     let slots = args.slots.to_string();
-    for i in 1..=args.workers.max(1) {
+    for i in 1..=workers {
         system.spawn(&format!("worker-{i}"), &["worker", "--slots", &slots])?;
     }
     let client = system.client().await?;
-    system.ready(&client, args.workers.max(1)).await?;
+    system.ready(&client, workers).await?;
 
     let definition = workload::definition(args.shape, args.payload);
     client.put_workflow(&definition).await.context("the workload's definition")?;
