@@ -10,7 +10,7 @@ use haltline_types::{
     limits::{REASONS_BYTES_MAX, TEXT_BYTES_MAX},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     Link, clock,
@@ -185,6 +185,42 @@ pub async fn set(link: &Link, scope: &Scope, level: Level, by: impl Into<Actor>,
         }
         _ => raise(link, scope, level, by, reason).await,
     }
+}
+
+/// What is to run when a scope is halted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OnHaltRun {
+    /// The workflow: its nodes must be allowed while halted.
+    pub workflow: String,
+    /// Its input; `halt` is added: scope, state, reason, revision.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub input: Map<String, Value>,
+}
+
+fn on_halt_key(scope: &Scope) -> String {
+    format!("on_{}", scope.key())
+}
+
+/// What is to run when `scope` is halted, if anything.
+///
+/// # Errors
+/// `Unavailable` if nats-server does not answer, `Internal` for a value that is none.
+pub async fn on_halt_run(link: &Link, scope: &Scope) -> Result<Option<OnHaltRun>, ApiError> {
+    let entry = kv::get(link, &link.names.control_bucket(), &on_halt_key(scope)).await?;
+    let Some(value) = entry.and_then(|e| e.value).filter(|v| &v[..] != b"null") else { return Ok(None) };
+    serde_json::from_slice(&value).map(Some).map_err(|e| ApiError::new(Code::Internal, format!("{}: {e}", on_halt_key(scope))))
+}
+
+/// Sets what is to run when `scope` is halted; `None` for nothing.
+///
+/// # Errors
+/// `Unavailable` if nats-server does not answer, `Conflict` if someone else sets it at this moment.
+pub async fn set_on_halt_run(link: &Link, scope: &Scope, run: Option<&OnHaltRun>) -> Result<u64, ApiError> {
+    let (bucket, key) = (link.names.control_bucket(), on_halt_key(scope));
+    let revision = kv::get(link, &bucket, &key).await?.map_or(0, |e| e.revision);
+    let body = serde_json::to_vec(&run).map_err(|e| ApiError::new(Code::Internal, e.to_string()))?;
+    kv::swap_once(link, &bucket, &key, revision, body).await
 }
 
 fn check(reason: &str) -> Result<&str, ApiError> {

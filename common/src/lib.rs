@@ -2,6 +2,7 @@
 //! so that nothing acknowledged is lost, the control flag's guard, configuration, logs and shutdown.
 //! The contracts themselves are in `haltline-types`, re-exported here.
 
+pub mod audit;
 pub mod clock;
 pub mod config;
 pub mod confirmation;

@@ -17,12 +17,7 @@ use haltline_common::{
     planted::{Bug, planted},
     tail::{self, Item, Start, Tail},
     topology,
-    types::{
-        Names,
-        control::{Flag, GLOBAL_KEY},
-        error::Code,
-        event::{Correlation, Event, EventType, event_id},
-    },
+    types::{Names, error::Code},
 };
 use haltline_core::{Engine, Guard, Known, Limits, Loaded, WriteId};
 use tokio::{task::JoinSet, time::MissedTickBehavior};
@@ -30,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     checkpoint::{self, Taken},
+    keeper::Keeper,
     members::{BEAT_EVERY, Beat, Members},
     perform,
     plans::Plans,
@@ -70,7 +66,6 @@ pub(crate) enum Tag {
         shard: u32,
         epoch: u64,
     },
-    FlagEvent,
 }
 
 /// A coordinator.
@@ -90,7 +85,6 @@ pub struct Service {
     pub(crate) loads_waiting: Vec<(u32, u64, String)>,
     pointers: Tail,
     guard: Guard,
-    flag: Option<Flag>,
     members: Members,
     beats: Subscriber,
     pings: Subscriber,
@@ -109,6 +103,8 @@ pub struct Service {
     reach: JoinSet<Option<u64>>,
     /// Risk limits, which whoever has shard 0 watches.
     risk: Risk,
+    /// The record of control flags, which whoever has shard 0 keeps.
+    keeper: Keeper,
     /// The shard whose inputs were read last.
     turn: u32,
     leaving: bool,
@@ -156,7 +152,6 @@ impl Service {
             loads_waiting: Vec::new(),
             pointers,
             guard: Guard::default(),
-            flag: None,
             members: Members::new(&id),
             beats,
             pings,
@@ -171,6 +166,7 @@ impl Service {
             looks: 0,
             reach: JoinSet::new(),
             risk: Risk::default(),
+            keeper: Keeper::default(),
             turn: 0,
             leaving: false,
             link,
@@ -247,11 +243,12 @@ impl Service {
                 }
                 Some(Ok((shard, taken))) = self.takes.join_next(), if !self.takes.is_empty() => self.taken(shard, taken).await,
                 Some(Ok(reach)) = self.reach.join_next(), if !self.reach.is_empty() => self.known.reaches(reach.unwrap_or(0)),
-                () = self.control.changed() => self.flag_changed().await,
+                () = self.control.changed() => self.look_at_gate(),
                 _ = look.tick() => {
                     self.look_at_gate();
                     let watches = self.shards.get(&0).is_some_and(|s| !s.is_leaving());
                     self.risk.tend(watches, &self.link, &self.id);
+                    self.keeper.tend(watches, &self.link, &self.id);
                     let now = clock::now();
                     self.shards.values_mut().for_each(|s| s.engine.tick(now));
                     self.let_go().await;
@@ -267,6 +264,7 @@ impl Service {
                 }
             }
         }
+        self.keeper.stop();
         self.risk.drain().await;
         self.beat(false).await;
         if !self.shards.is_empty() {
@@ -317,8 +315,6 @@ impl Service {
                     Err(e) => tracing::warn!(error = %e, "the checkpoint could not be written"),
                 }
             }
-            (Tag::FlagEvent, Ok(_)) => {}
-            (Tag::FlagEvent, Err(e)) => tracing::warn!(error = %e, "the event of a flag change could not be written"),
         }
     }
 
@@ -453,27 +449,6 @@ impl Service {
         metrics::EXECUTIONS_STUCK.set(sum(Engine::stuck));
         metrics::EXECUTIONS_UNKNOWN.set(sum(Engine::unknown));
         metrics::EXECUTIONS_WAITING.set(sum(Engine::waiting));
-    }
-
-    /// Makes a change of the flag an event; one coordinator does.
-    async fn flag_changed(&mut self) {
-        self.look_at_gate();
-        let Some(flag) = self.control.flag() else { return };
-        let previous = self.flag.replace(flag.clone());
-        let Some(previous) = previous.filter(|p| p.revision != flag.revision && flag.revision > 0) else { return };
-        if !self.shards.contains_key(&0) {
-            return;
-        }
-        let nobody =
-            Correlation { execution_id: String::new(), workflow_id: String::new(), bot_id: String::new(), strategy_id: String::new() };
-        let id = event_id::control(GLOBAL_KEY, flag.revision);
-        let mut event = Event::new(EventType::EmergencyStateChanged, id, &nobody, flag.at.unwrap_or_else(clock::now));
-        event.previous_state = Some(previous.state.as_str().into());
-        event.new_state = Some(flag.state.as_str().into());
-        event.reason = Some(flag.reason.clone());
-        event.by = Some(flag.by.clone());
-        let write = Write::with_id(self.link.names.control_events(), event.id.as_str(), perform::json(&event));
-        self.outbox.send(Tag::FlagEvent, write).await;
     }
 
     async fn pong(&mut self, message: async_nats::Message) {

@@ -185,6 +185,8 @@ pub struct Context {
     pub traceparent: String,
     /// Cancelled when the execution is cancelled or the worker gives up draining.
     pub cancel: CancellationToken,
+    /// After it its inputs are older than the node allows.
+    pub(crate) inputs_until: Option<Timestamp>,
     pub(crate) guarded: Guarded,
     /// In milliseconds, of the effect that is being performed.
     pub(crate) effect_deadline: AtomicI64,
@@ -299,8 +301,10 @@ impl Context {
 
     /// Until when a receiver may take the effect that is being performed: send it along. Whoever gets it
     /// later, from a process that was frozen in between, must refuse it; a halt counts on that.
-    pub fn effect_deadline(&self) -> Timestamp {
-        Timestamp(self.effect_deadline.load(Ordering::Acquire).min(self.deadline.0))
+    ///
+    /// `None` outside of an effect, and in a unit test.
+    pub fn effect_deadline(&self) -> Option<Timestamp> {
+        Some(self.effect_deadline.load(Ordering::Acquire)).filter(|ms| *ms != i64::MAX).map(|ms| Timestamp(ms.min(self.deadline.0)))
     }
 
     /// Waits for a lease, if the worker has none yet.
@@ -315,6 +319,10 @@ impl Context {
 
     /// Whether a side effect may happen now.
     fn allowed(&self) -> Result<(), NodeError> {
+        if let Some(until) = self.inputs_until.filter(|until| clock::now() > *until) {
+            let message = format!("an input was good until {until}, and is older than the node's max_input_age now");
+            return Err(NodeError::fatal("StaleInput", message).not_done());
+        }
         if let Some(control) = &self.control {
             let gate = control.guard(&self.place());
             control_watch::count_refusal(&gate);
@@ -351,6 +359,7 @@ impl Context {
             deadline: Timestamp(i64::MAX),
             traceparent: String::new(),
             cancel: CancellationToken::new(),
+            inputs_until: None,
             guarded: Guarded::default(),
             effect_deadline: AtomicI64::new(i64::MAX),
             control: None,

@@ -81,6 +81,7 @@ pub async fn attempt(
         deadline: task.deadline,
         traceparent: task.traceparent.clone(),
         cancel: entered.cancel.clone(),
+        inputs_until: run.inputs_until(),
         guarded: Guarded::of(task, index),
         effect_deadline: AtomicI64::new(i64::MAX),
         control: Some(flight.control.clone()),

@@ -16,6 +16,7 @@ use haltline_common::{
     retry::{self, Reconnect},
     tail::Meta,
     types::{
+        control::{Gate, OnHalt},
         definition::RetryPolicy,
         event::{Event, EventType},
         risk::Noted,
@@ -38,6 +39,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long a task may wait for its execution's first event; then someone else may try.
 const BEGIN_WITHIN: Duration = Duration::from_secs(1);
 
+/// A task that waits for so long for a flag to be lowered gives its slot to others.
+const WAIT_HERE: Duration = Duration::from_secs(3);
+/// It comes again after five seconds.
+const LATER: &str = r#"-NAK {"delay":5000000000}"#;
+
 /// Why a task is abandoned when the connection is gone for good.
 const NOT_STORED: &str = "its events could not be stored";
 
@@ -50,6 +56,8 @@ enum Left {
     Done,
     /// Someone else is to go on with it.
     HandedBack,
+    /// It waits for a flag to be lowered; it is to come back then.
+    Later,
     /// It is not this worker's any more, or its results cannot be stored: nothing is said, and the
     /// server gives it to someone else. Why, in words.
     Abandoned(&'static str),
@@ -102,7 +110,19 @@ struct Walk {
 }
 
 impl Walk {
+    /// Whether it waits for a flag, not for certainty, and has done so for long.
+    fn may_hand_back(&self, since: Option<Instant>) -> bool {
+        self.run.task().on_halt == Some(OnHalt::Hold)
+            && self.flight.control.doubt().is_none()
+            && since.is_some_and(|since| since.elapsed() > WAIT_HERE)
+    }
+
     async fn walk(&mut self) -> Left {
+        // One that comes back and has to wait still needs no claim yet.
+        let holds = self.run.task().on_halt == Some(OnHalt::Hold) && self.run.is_contested() && self.flight.control.doubt().is_none();
+        if holds && matches!(self.flight.control.gate_at(&self.run.place()), Gate::Unsure(_)) {
+            return Left::Later;
+        }
         let waited = clock::now().millis_since(self.run.task().created_at);
         // Who waited long may have been stopped unheard; commands tell. All events are read only where
         // someone else may have begun: of a wide execution they are many.
@@ -122,6 +142,7 @@ impl Walk {
 
     /// Node after node, until the task ends or has to be left.
     async fn go_on(&mut self) -> Result<Left, NotStored> {
+        let mut waiting_since = None;
         loop {
             if !self.entered.is_held() {
                 return Ok(Left::Abandoned(STALLED));
@@ -137,7 +158,12 @@ impl Walk {
                     self.settle().await?;
                     return Ok(Left::Done);
                 }
+                Next::Wait(_) if self.may_hand_back(waiting_since) => {
+                    self.settle().await?;
+                    return Ok(Left::Later);
+                }
                 Next::Wait(why) => {
+                    waiting_since.get_or_insert_with(Instant::now);
                     tracing::debug!(task_id = self.run.task().task_id, why, "waiting for the control flag");
                     self.telling.leave(&self.flight, &self.note).await?;
                     tokio::select! {
@@ -161,6 +187,7 @@ impl Walk {
                     };
                 }
                 Next::Start { started, node, attempt, inputs } => {
+                    waiting_since = None;
                     if let Some(event) = started {
                         self.tell(&event).await?;
                     }
@@ -374,6 +401,10 @@ impl Walk {
             Left::HandedBack => {
                 tracing::info!(task_id = task.task_id, "handed a task back");
                 "-NAK"
+            }
+            Left::Later => {
+                tracing::debug!(task_id = task.task_id, "a task waits for a flag: handed back for a while");
+                LATER
             }
             Left::Abandoned(why) => {
                 tracing::error!(task_id = task.task_id, why, "abandoned a task");

@@ -6,6 +6,7 @@
 //! stored comes back behind the flag. What such a worker had in flight is told by its last lease and the log.
 
 mod open;
+mod retire;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -24,6 +25,8 @@ use crate::{
     kv,
     tail::{self, Item, Start, Tail},
 };
+
+pub use retire::retire;
 
 /// The longest lease of workers of which none is known.
 const LEASE: Duration = Duration::from_secs(1);

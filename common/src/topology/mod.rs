@@ -146,6 +146,20 @@ fn streams(names: &Names, s: &StorageSettings) -> Vec<StreamSpec> {
             }),
         },
         StreamSpec {
+            name: names.audit_stream(),
+            config: json!({
+                "name": names.audit_stream(),
+                "description": "Haltline audit: every change of a control flag and every confirmed halt; each entry names the digest of the one before it, `haltline audit verify` checks",
+                "subjects": [names.audit()],
+                "retention": "limits", "storage": "file", "num_replicas": s.replicas,
+                // Kept for ever: some hundred bytes a change. Full, nothing is left out to make room.
+                "max_age": 0, "max_bytes": 4u64 << 30, "max_msgs": -1, "max_msg_size": 64 * 1024,
+                "discard": "new", "deny_delete": true, "deny_purge": true, "allow_direct": true,
+                "duplicate_window": nanos(DUPLICATE_WINDOW),
+                "metadata": metadata("audit"),
+            }),
+        },
+        StreamSpec {
             name: names.sync_probe_stream(),
             config: json!({
                 "name": names.sync_probe_stream(),

@@ -76,6 +76,10 @@ pub struct NodeDef {
     /// The venue it acts at, for halts of a venue (default: its type's).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub venue: String,
+    /// How old what its inputs come from may be when it starts, and at its side effect; older, it fails as
+    /// `StaleInput`. Outputs of nodes are as old as their node's end, the execution's input as its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_input_age: Option<Millis>,
     /// How long one attempt may run (default 30s).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Millis>,
@@ -223,6 +227,7 @@ impl NodeDef {
             effect: None,
             allowed_while_halted: false,
             venue: String::new(),
+            max_input_age: None,
             timeout: None,
             retry: None,
             on_error: OnError::Fail,

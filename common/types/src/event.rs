@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     Timestamp,
-    control::Flag,
+    control::{Flag, Scope},
     record::FailedNode,
     risk::{Breach, Noted},
 };
@@ -51,6 +51,9 @@ pub enum EventType {
     ExecutionTimedOut,
     /// The control flag changed; belongs to no execution.
     EmergencyStateChanged,
+    /// Nothing that a flag keeps from starting can start any more, and nothing of it is in flight; belongs to
+    /// no execution.
+    HaltConfirmed,
     /// A risk limit is near; belongs to no execution.
     RiskLimitWarning,
     /// A risk limit was reached, or refused an action; belongs to no execution.
@@ -88,6 +91,7 @@ impl EventType {
             Self::ExecutionCancelled => "execution_cancelled",
             Self::ExecutionTimedOut => "execution_timed_out",
             Self::EmergencyStateChanged => "emergency_state_changed",
+            Self::HaltConfirmed => "halt_confirmed",
             Self::RiskLimitWarning => "risk_limit_warning",
             Self::RiskLimitBreached => "risk_limit_breached",
         }
@@ -193,6 +197,18 @@ pub struct Event {
     /// Level after, on `emergency_state_changed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new_state: Option<String>,
+    /// What it covers, on `emergency_state_changed` and `halt_confirmed`; absent for everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
+    /// The flag's revision, on `emergency_state_changed` and `halt_confirmed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// On `halt_confirmed`: how many workers counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
+    /// On `halt_confirmed`: how many of them confirmed; of the others leases ran out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<u32>,
     /// Who, on `emergency_state_changed`, halts and cancels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
@@ -244,6 +260,9 @@ pub struct SegmentResult {
     pub node_id: String,
     /// What it gave.
     pub outputs: Map<String, Value>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
 }
 
 /// What is the same on every event of an execution.
@@ -295,6 +314,10 @@ impl Event {
             segment: Vec::new(),
             halted: None,
             reason: None,
+            scope: None,
+            revision: None,
+            workers: None,
+            confirmed: None,
             previous_state: None,
             new_state: None,
             by: None,
@@ -352,6 +375,10 @@ pub mod event_id {
     /// Of `node_skipped`.
     pub fn node_skipped(execution_id: &str, node_id: &str) -> String {
         format!("{execution_id}/{node_id}/skipped")
+    }
+    /// Of `halt_confirmed` for a revision of a control key.
+    pub fn confirmed(key: &str, revision: u64) -> String {
+        format!("control/{key}/{revision}/confirmed")
     }
     /// Of `risk_limit_warning` (`word` is `warning`) or `risk_limit_breached` of a rule, by its key and what it followed from.
     pub fn risk(rule_key: &str, by: &str, word: &str) -> String {

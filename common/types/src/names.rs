@@ -9,6 +9,7 @@
 //! | `<ns>.events.control.note.global` | changes of the control flag |
 //! | `<ns>.events.control.note.risk` | warnings and breaches of risk limits |
 //! | `<ns>.tasks.<type>.<shard>.<execution>` | tasks |
+//! | `<ns>.audit.control` | what happened to control flags, chained |
 //! | `<ns>.sync_probe` | nothing: writes that measure when the server syncs |
 //! | `<ns>.submit.<shard>`, `<ns>.cancel.<shard>`, `<ns>.resolve.<shard>` | requests to a coordinator (core NATS) |
 //! | `<ns>.coordinator` | asks coordinators who they are (core NATS) |
@@ -56,6 +57,14 @@ impl Names {
     /// Stream of tasks.
     pub fn tasks_stream(&self) -> String {
         format!("{}_tasks", self.ns)
+    }
+    /// Stream of the audit: what happened to control flags, chained.
+    pub fn audit_stream(&self) -> String {
+        format!("{}_audit", self.ns)
+    }
+    /// Subject of its entries.
+    pub fn audit(&self) -> String {
+        format!("{}.audit.control", self.ns)
     }
     /// Stream that only measures.
     pub fn sync_probe_stream(&self) -> String {

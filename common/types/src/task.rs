@@ -164,6 +164,12 @@ pub struct TaskNode {
     /// Its inputs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inputs: BTreeMap<String, TaskInput>,
+    /// How old its inputs may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_input_age_ms: Option<u64>,
+    /// When the oldest of those inputs came about that are resolved; only where their age counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs_at: Option<Timestamp>,
     /// How long one attempt may run.
     pub timeout_ms: u64,
     /// What happens after a failed attempt.

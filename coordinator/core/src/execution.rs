@@ -140,6 +140,8 @@ pub struct Execution {
     pub(crate) claims: Claims,
     pub(crate) stop: Option<Stop>,
     pub(crate) ended: bool,
+    /// When each node that is done ended.
+    pub(crate) done_at: Vec<Timestamp>,
     /// The time of the last input: time comes in with inputs only.
     pub(crate) at: Timestamp,
 }
@@ -160,6 +162,7 @@ impl Execution {
         }
         let at = record.started_at;
         Self {
+            done_at: vec![at; nodes.len()],
             record,
             plan,
             nodes,
@@ -282,11 +285,12 @@ impl Execution {
         }
         for done in &event.segment {
             if let Some(n) = self.plan.find(&done.node_id) {
-                self.complete(n, done.outputs.clone());
+                // Of one that does not say, it is as old as can be.
+                self.complete(n, done.outputs.clone(), done.at.unwrap_or(self.record.started_at));
             }
         }
         if event.kind == EventType::NodeCompleted {
-            self.complete(i, event.outputs.clone().unwrap_or_default());
+            self.complete(i, event.outputs.clone().unwrap_or_default(), event.timestamp);
         } else if admitted {
             self.fail(i, event);
         } else {
@@ -394,10 +398,11 @@ impl Execution {
         self.nodes[i as usize] = state;
     }
 
-    pub(crate) fn complete(&mut self, i: u32, outputs: Map<String, Value>) {
+    pub(crate) fn complete(&mut self, i: u32, outputs: Map<String, Value>, at: Timestamp) {
         if self.nodes[i as usize].is_settled() {
             return;
         }
+        self.done_at[i as usize] = at;
         self.settle(i, NodeState::Done(outputs));
         self.completed += 1;
         self.release(i);

@@ -159,7 +159,14 @@ impl Execution {
     fn task_node(&self, i: u32, chain: &[u32], budget: &mut usize) -> TaskNode {
         let def = self.plan.def(i);
         let inputs = def.inputs.iter().map(|(name, r)| (name.clone(), self.resolve(name, r, chain, budget))).collect::<BTreeMap<_, _>>();
+        let at = |r: &InputRef| match r {
+            InputRef::Value(_) => None,
+            InputRef::Input(_) => Some(self.record.started_at),
+            InputRef::Node(r) => self.plan.find(&r.node).filter(|n| !chain.contains(n)).map(|n| self.done_at[n as usize]),
+        };
         TaskNode {
+            max_input_age_ms: def.max_input_age.map(|age| age.0),
+            inputs_at: def.max_input_age.and_then(|_| def.inputs.values().filter_map(at).min()),
             id: def.id.clone(),
             name: def.title().to_owned(),
             category: def.category.clone(),

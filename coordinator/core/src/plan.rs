@@ -211,6 +211,9 @@ impl Check {
                 }
             }
         }
+        if n.max_input_age.is_some_and(|age| age.0 == 0) {
+            self.add(at("max_input_age"), Some(n), "max_input_age must be more than 0".into());
+        }
         if !n.venue.is_empty()
             && let Err(e) = check_id(&n.venue)
         {

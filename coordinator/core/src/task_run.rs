@@ -114,6 +114,8 @@ pub struct TaskRun {
     /// index of its node.
     ids: HashMap<String, usize>,
     outputs: HashMap<String, Map<String, Value>>,
+    /// When the nodes of this task that are done ended.
+    done_at: HashMap<String, Timestamp>,
     /// Side effects of the node that is next.
     effects: Effects,
     /// The `node_started` that the last step gave out: of a node that is handed back it is not published.
@@ -145,6 +147,7 @@ impl TaskRun {
             attempt,
             ids: HashMap::new(),
             outputs: HashMap::new(),
+            done_at: HashMap::new(),
             effects: Effects::default(),
             announced: None,
             finished: false,
@@ -207,6 +210,7 @@ impl TaskRun {
         match event.kind {
             EventType::NodeCompleted => {
                 self.outputs.insert(self.task.nodes[i].id.clone(), event.outputs.clone().unwrap_or_default());
+                self.done_at.insert(self.task.nodes[i].id.clone(), event.timestamp);
                 // A result that ends a task carries the number of its events.
                 self.finished |= event.task_events.is_some();
                 if self.at == i {
@@ -394,6 +398,10 @@ impl TaskRun {
             return Next::End(vec![self.refuse_stopped(now)]);
         }
         let started = self.started(now);
+        if let Some(until) = self.inputs_until().filter(|until| now > *until) {
+            let message = format!("an input was good until {until}, and is older than the node's max_input_age now");
+            return Next::End(self.fail_unrun(started, now, "StaleInput", message));
+        }
         match self.inputs() {
             Ok(inputs) => Next::Start { started: started.map(Box::new), node: self.at, attempt: self.attempt, inputs },
             Err(message) => Next::End(self.fail_unrun(started, now, "MissingInput", message)),
@@ -425,6 +433,7 @@ impl TaskRun {
                 e.halted = flag.clone();
                 let last = self.at + 1 == self.task.nodes.len();
                 self.outputs.insert(self.node().id.clone(), outputs);
+                self.done_at.insert(self.node().id.clone(), now);
                 let full = || self.outputs.values().map(json::size).sum::<usize>() > SEGMENT_BYTES_MAX;
                 // The size last: it is measured only where the segment could go on.
                 if last || flag.is_some() || !can_run_next || self.stopped.is_some() || full() {
@@ -528,7 +537,11 @@ impl TaskRun {
         e.task_events = Some(self.ids.values().filter(|node| **node <= self.at).count() as u32);
         e.segment = self.task.nodes[..self.at]
             .iter()
-            .map(|n| SegmentResult { node_id: n.id.clone(), outputs: self.outputs.get(&n.id).cloned().unwrap_or_default() })
+            .map(|n| SegmentResult {
+                node_id: n.id.clone(),
+                outputs: self.outputs.get(&n.id).cloned().unwrap_or_default(),
+                at: self.done_at.get(&n.id).copied(),
+            })
             .collect();
         e
     }
@@ -568,6 +581,18 @@ impl TaskRun {
         e.error = Some(message);
         let result = self.result(e);
         started.into_iter().chain([result]).collect()
+    }
+
+    /// Until when the inputs of the node that is next are not older than it allows; `None` if it has no limit.
+    pub fn inputs_until(&self) -> Option<Timestamp> {
+        let node = self.task.nodes.get(self.at)?;
+        let age = i64::try_from(node.max_input_age_ms?).unwrap_or(i64::MAX);
+        let earlier = node.inputs.values().filter_map(|input| match input {
+            // What is not known is old.
+            TaskInput::Earlier(node, _) => Some(self.done_at.get(node).copied().unwrap_or_default()),
+            TaskInput::Value(_) | TaskInput::Missing(_) => None,
+        });
+        earlier.chain(node.inputs_at).min().map(|oldest| Timestamp(oldest.0.saturating_add(age)))
     }
 
     fn inputs(&self) -> Result<Map<String, Value>, String> {

@@ -73,7 +73,7 @@ impl Execution {
                 event.outputs = Some(outputs.clone());
                 event.status = Some("success".into());
                 self.notes.push(event);
-                self.complete(i, outputs);
+                self.complete(i, outputs, command.timestamp);
             }
             Resolution::Repeat => {
                 self.rounds.insert(i, attempt + 1);

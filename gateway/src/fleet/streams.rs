@@ -46,7 +46,7 @@ pub(super) async fn info(link: &Link, stream: &str) -> Result<Info, String> {
 }
 
 /// All streams of the installation, by names that are the same in each namespace.
-fn streams(names: &Names) -> [(&'static str, String); 11] {
+fn streams(names: &Names) -> [(&'static str, String); 12] {
     let bucket = |bucket: String| Names::bucket_stream(&bucket);
     [
         ("events", names.events_stream()),
@@ -56,6 +56,7 @@ fn streams(names: &Names) -> [(&'static str, String); 11] {
         ("control", bucket(names.control_bucket())),
         ("workers", bucket(names.workers_bucket())),
         ("types", bucket(names.types_bucket())),
+        ("audit", names.audit_stream()),
         ("checkpoints", bucket(names.checkpoints_bucket())),
         ("risk", bucket(names.risk_bucket())),
         ("tokens", bucket(names.tokens_bucket())),

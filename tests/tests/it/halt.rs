@@ -92,7 +92,7 @@ async fn whatever_is_no_allowance_refuses() -> anyhow::Result<()> {
 }
 
 /// Numbers that are not used twice.
-fn uniq() -> u64 {
+pub fn uniq() -> u64 {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }

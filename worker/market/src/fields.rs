@@ -1,5 +1,6 @@
 //! Reading a request's JSON field by field, so that an error can name the field.
 
+use haltline_common::types::Timestamp;
 use rust_decimal::Decimal;
 use serde_json::{Map, Value};
 
@@ -44,6 +45,15 @@ impl Fields {
     /// The same, or `default` if it is not there.
     pub fn whole_or(&mut self, name: &str, default: u64) -> Result<u64, Refused> {
         if self.0.contains_key(name) { self.whole(name) } else { Ok(default) }
+    }
+
+    /// A time, if it is there.
+    pub fn time_opt(&mut self, name: &str) -> Result<Option<Timestamp>, Refused> {
+        if !self.0.contains_key(name) {
+            return Ok(None);
+        }
+        let text = self.text(name, 64)?;
+        Timestamp::parse(&text).map(Some).map_err(|e| Refused::invalid(name, e))
     }
 
     /// A decimal above zero, from a text or a JSON number; never rounded.

@@ -31,6 +31,8 @@ pub struct Ask {
     pub limit_price: Option<Decimal>,
     /// Fencing token: lower than one seen for the same id is refused.
     pub token: u64,
+    /// After it the order is refused: its sender may have been frozen, and a halt confirmed since.
+    pub deadline: Option<Timestamp>,
     /// The execution on whose behalf. At most 256 bytes.
     pub execution_id: String,
 }
@@ -169,6 +171,7 @@ mod tests {
             quantity: Decimal::ONE,
             limit_price: limit.map(Decimal::from),
             token: 1,
+            deadline: None,
             execution_id: "e".into(),
         };
         let close = Decimal::from(100);

@@ -158,7 +158,11 @@ async fn place(State(market): Shared, body: Result<Bytes, BytesRejection>) -> Re
     // keeps lines apart and the clock's times in their order.
     let placed = {
         let mut book = market.book();
-        book.place(ask, bar, haltline_common::clock::now())
+        let now = haltline_common::clock::now();
+        if let Some(deadline) = ask.deadline.filter(|d| now > *d) {
+            return Err(Refused::new(StatusCode::GONE, "deadline", format!("has passed: {deadline}; the order was not taken")));
+        }
+        book.place(ask, bar, now)
     };
     match placed {
         Ok((order, duplicate)) => {
@@ -221,6 +225,7 @@ fn read_ask(body: &[u8]) -> Result<Ask, Refused> {
         quantity: fields.positive("quantity")?,
         limit_price: fields.positive_opt("limit_price")?,
         token: fields.whole("token")?,
+        deadline: fields.time_opt("deadline")?,
         execution_id: fields.text("execution_id", EXECUTION_ID_BYTES_MAX)?,
     };
     fields.done()?;

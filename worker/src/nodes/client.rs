@@ -80,6 +80,9 @@ pub fn identity(ctx: &Context) -> Result<HeaderMap, NodeError> {
     set("idempotency-key", &ctx.idempotency_key())?;
     set("haltline-execution", &ctx.correlation.execution_id)?;
     set("haltline-token", &ctx.token.to_string())?;
+    if let Some(deadline) = ctx.effect_deadline() {
+        set("haltline-deadline", &deadline.to_string())?;
+    }
     if !ctx.traceparent.is_empty() {
         set("traceparent", &ctx.traceparent)?;
     }

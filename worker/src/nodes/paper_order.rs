@@ -170,13 +170,18 @@ async fn send(ctx: &Context, request: RequestBuilder, timeout: Option<Millis>, t
     Answer::of(request, target).await
 }
 
-async fn place(ctx: &Context, url: Url, order: Value, timeout: Option<Millis>) -> Result<Outputs, NodeError> {
+async fn place(ctx: &Context, url: Url, mut order: Value, timeout: Option<Millis>) -> Result<Outputs, NodeError> {
+    // Whoever takes it later may do so after a halt was confirmed.
+    if let Some(deadline) = ctx.effect_deadline() {
+        order["deadline"] = json!(deadline);
+    }
     let target = format!("POST {}", client::shown(&url));
     let answer = send(ctx, client::client()?.post(url).json(&order), timeout, &target).await?;
     let refusal = |error_type| Err(NodeError::fatal(error_type, answer.refusal(&target)).not_done());
     match answer.status {
         status if status.is_success() => {}
         StatusCode::CONFLICT => return refusal("StaleToken"),
+        StatusCode::GONE => return Err(NodeError::retryable("TooLate", answer.refusal(&target)).not_done()),
         StatusCode::UNPROCESSABLE_ENTITY => return refusal("Rejected"),
         _ if answer.may_pass_later() => {
             let error = NodeError::retryable("HttpStatus", answer.refusal(&target));

@@ -4,11 +4,13 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod audit;
 mod flags;
 mod lease;
 mod scope;
 mod value;
 
+pub use audit::{AuditEntry, GENESIS, Happened, digest};
 pub use flags::{Flags, Gate, Place};
 pub use lease::{Lease, Marker, OpenEffect};
 pub use scope::Scope;

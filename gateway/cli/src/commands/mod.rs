@@ -1,5 +1,6 @@
 //! The subcommands, one file each: its flags as `Args`, and `run`, which gives the exit code.
 
+mod audit;
 mod backup;
 mod bench;
 mod coordinator;
@@ -12,6 +13,7 @@ mod gateway;
 mod halt;
 mod heartbeat;
 mod market;
+mod on_halt;
 mod replay;
 mod resume;
 mod risk;
@@ -50,6 +52,8 @@ pub enum Command {
     Workflows(workflows::Args),
     Halt(halt::Args),
     Resume(resume::Args),
+    OnHalt(on_halt::Args),
+    Audit(audit::Args),
     Risk(risk::Args),
     Heartbeat(heartbeat::Args),
     Status(status::Args),
@@ -101,6 +105,8 @@ impl Command {
             Self::Workflows(args) => workflows::run(args, context).await,
             Self::Halt(args) => halt::run(args, context).await,
             Self::Resume(args) => resume::run(args, context).await,
+            Self::OnHalt(args) => on_halt::run(args, context).await,
+            Self::Audit(args) => audit::run(args, context).await,
             Self::Risk(args) => risk::run(args, context).await,
             Self::Heartbeat(args) => heartbeat::run(args, context).await,
             Self::Status(args) => status::run(args, context).await,

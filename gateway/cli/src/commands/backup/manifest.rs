@@ -72,6 +72,7 @@ pub fn streams(names: &Names) -> Vec<String> {
         bucket(names.definitions_bucket()),
         bucket(names.types_bucket()),
         bucket(names.risk_bucket()),
+        names.audit_stream(),
         names.events_stream(),
         names.tasks_stream(),
         bucket(names.checkpoints_bucket()),

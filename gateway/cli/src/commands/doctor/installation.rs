@@ -70,7 +70,7 @@ fn expected(names: &Names) -> Vec<String> {
         names.checkpoints_bucket(),
         names.risk_bucket(),
     ];
-    [names.events_stream(), names.tasks_stream(), names.sync_probe_stream()]
+    [names.events_stream(), names.tasks_stream(), names.audit_stream(), names.sync_probe_stream()]
         .into_iter()
         .chain(buckets.iter().map(|b| Names::bucket_stream(b)))
         .collect()
