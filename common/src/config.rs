@@ -167,6 +167,8 @@ pub struct GatewaySettings {
     pub origins: Vec<String>,
     /// WebSocket clients at once; each may hold a megabyte of queue.
     pub clients_max: usize,
+    /// Whether Socket.IO is served as well, for dashboards of the server that Haltline replaces.
+    pub socketio: bool,
     /// File for the list of executions; if empty one that is gone when the gateway ends. It can be
     /// removed at any time while the gateway does not run.
     pub index: String,
@@ -288,6 +290,7 @@ impl Default for GatewaySettings {
             insecure_without_tls: false,
             tls: TlsSettings::default(),
             jwt: JwtSettings::default(),
+            socketio: false,
         }
     }
 }

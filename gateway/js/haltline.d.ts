@@ -36,7 +36,8 @@ export interface HaltState {
   ts: string | null;
   /** False while the gateway does not hear the control bucket: show UNKNOWN. */
   sure: boolean;
-  workers?: { confirmed: number; total: number; [more: string]: unknown };
+  /** Which workers have confirmed it, for levels that stop something. */
+  workers?: { confirmed: number; total: number; complete: boolean; silent?: string[]; open: number };
 }
 
 export interface Welcome {

@@ -8,23 +8,31 @@ use std::{
 };
 
 use haltline_common::{
-    Link,
+    Link, clock,
+    confirmation::{Confirming, Standing},
     control_watch::STALE_AFTER,
     kv,
     tail::{self, Item, Start, Tail},
     types::{
         Names,
         control::{Flag, Level, Scope},
-        feed::HaltState,
+        feed::{Confirmed, HaltState},
     },
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How often certainty is looked at: it fades without any message.
 const LOOK: Duration = Duration::from_millis(250);
 /// Changes kept for clients that are slow to take them; who missed more gets all flags as they are.
 const RECENT_MAX: usize = 256;
+
+/// How long it is followed who confirms a flag; then it is told as it was.
+const CONFIRM_MAX: Duration = Duration::from_secs(600);
+/// Workers that are named as silent.
+const SILENT_MAX: usize = 32;
+/// How often that is looked at.
+const CONFIRM_LOOK: Duration = Duration::from_millis(100);
 
 /// The flags, and how they came to be so.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +41,8 @@ pub(crate) struct Halts {
     version: u64,
     recent: VecDeque<(u64, HaltState)>,
     current: BTreeMap<Scope, Flag>,
+    /// Who has confirmed them, of which revision.
+    confirmed: BTreeMap<Scope, (u64, Confirmed)>,
     sure: bool,
 }
 
@@ -45,7 +55,7 @@ impl Halts {
     /// The flag over everything.
     pub fn global(&self) -> HaltState {
         match self.current.get(&Scope::Global) {
-            Some(flag) => shown(flag, self.sure),
+            Some(flag) => self.shown(flag),
             None => HaltState {
                 scope: "global".into(),
                 state: "unknown".into(),
@@ -62,7 +72,7 @@ impl Halts {
     /// Flags over parts that are not normal.
     pub fn scoped(&self) -> Vec<HaltState> {
         let parts = self.current.values().filter(|f| !f.scope.is_global() && f.state != Level::Normal);
-        parts.map(|f| shown(f, self.sure)).collect()
+        parts.map(|f| self.shown(f)).collect()
     }
 
     /// What someone who has seen `version` has not.
@@ -70,9 +80,32 @@ impl Halts {
         let missed = self.recent.front().is_some_and(|(first, _)| *first > version + 1);
         if missed {
             // `global` sorts first.
-            return self.current.values().map(|f| shown(f, self.sure)).collect();
+            return self.current.values().map(|f| self.shown(f)).collect();
         }
         self.recent.iter().filter(|(n, _)| *n > version).map(|(_, h)| h.clone()).collect()
+    }
+
+    fn shown(&self, f: &Flag) -> HaltState {
+        let confirmed = self.confirmed.get(&f.scope).filter(|(revision, _)| *revision == f.revision);
+        HaltState {
+            scope: f.scope.to_string(),
+            state: f.state.as_str().to_owned(),
+            rev: Some(f.revision),
+            by: f.by.clone(),
+            reason: f.reason.clone(),
+            ts: f.at,
+            sure: self.sure,
+            workers: confirmed.map(|(_, c)| c.clone()),
+        }
+    }
+
+    /// Takes what is known of who has confirmed a flag; told if it is news.
+    fn confirm(&mut self, scope: &Scope, revision: u64, confirmed: Confirmed) {
+        let known = self.confirmed.insert(scope.clone(), (revision, confirmed.clone()));
+        let news = known.is_none_or(|(r, c)| r != revision || c != confirmed);
+        if let Some(flag) = self.current.get(scope).filter(|f| news && f.revision == revision) {
+            self.tell(self.shown(flag));
+        }
     }
 
     fn tell(&mut self, state: HaltState) {
@@ -88,7 +121,7 @@ impl Halts {
         if self.current.get(&flag.scope) == Some(&flag) {
             return;
         }
-        self.tell(shown(&flag, self.sure));
+        self.tell(self.shown(&flag));
         self.current.insert(flag.scope.clone(), flag);
     }
 
@@ -104,26 +137,13 @@ impl Halts {
     }
 }
 
-fn shown(f: &Flag, sure: bool) -> HaltState {
-    HaltState {
-        scope: f.scope.to_string(),
-        state: f.state.as_str().to_owned(),
-        rev: Some(f.revision),
-        by: f.by.clone(),
-        reason: f.reason.clone(),
-        ts: f.at,
-        sure,
-        workers: None,
-    }
-}
-
 /// Follows the control bucket; the task ends when its handle is dropped.
 pub(crate) fn watch(link: &Link) -> (watch::Receiver<Arc<Halts>>, AbortOnDropHandle<()>) {
     let (tx, rx) = watch::channel(Arc::new(Halts::default()));
     let bucket = link.names.control_bucket();
     let options = tail::Options {
         stream: Names::bucket_stream(&bucket),
-        filter: Names::kv_subject(&bucket, ">"),
+        filter: link.names.flags(), // leases are beside them
         start: Start::LastPerSubject,
         heartbeat: Duration::from_millis(500),
         buffer: 256,
@@ -132,15 +152,68 @@ pub(crate) fn watch(link: &Link) -> (watch::Receiver<Arc<Halts>>, AbortOnDropHan
     };
     let tail = Tail::start(link, options);
     let prefix = Names::kv_subject(&bucket, "");
-    (rx, AbortOnDropHandle::new(tokio::spawn(follow(tail, prefix, tx))))
+    (rx, AbortOnDropHandle::new(tokio::spawn(follow(link.clone(), tail, prefix, tx))))
 }
 
-async fn follow(mut tail: Tail, prefix: String, tx: watch::Sender<Arc<Halts>>) {
+/// Who confirms each flag, followed in tasks that end with the flag.
+struct Confirmings {
+    link: Link,
+    tx: mpsc::Sender<(Scope, u64, Confirmed)>,
+    running: BTreeMap<Scope, (u64, AbortOnDropHandle<()>)>,
+}
+
+impl Confirmings {
+    /// Follows exactly the flags that stop something.
+    fn follow(&mut self, flags: &BTreeMap<Scope, Flag>) {
+        let stops = |f: &Flag| !f.state.runs() && f.revision > 0;
+        self.running.retain(|scope, (revision, _)| flags.get(scope).is_some_and(|f| stops(f) && f.revision == *revision));
+        for (scope, flag) in flags.iter().filter(|(_, f)| stops(f)) {
+            if !self.running.contains_key(scope) {
+                let task = confirming(self.link.clone(), flag.clone(), self.tx.clone());
+                self.running.insert(scope.clone(), (flag.revision, AbortOnDropHandle::new(tokio::spawn(task))));
+            }
+        }
+    }
+}
+
+async fn confirming(link: Link, flag: Flag, tx: mpsc::Sender<(Scope, u64, Confirmed)>) {
+    let until = clock::boot() + CONFIRM_MAX;
+    let mut confirming = Confirming::start(&link, flag.scope.clone(), flag.state, flag.revision, clock::boot());
+    while clock::boot() < until {
+        let report = confirming.next(CONFIRM_LOOK).await;
+        let silent = report.each.iter().filter(|w| w.standing == Standing::Silent).map(|w| w.worker_id.clone()).take(SILENT_MAX).collect();
+        let known = Confirmed {
+            confirmed: report.confirmed,
+            total: report.workers,
+            complete: report.complete,
+            silent,
+            open: report.each.iter().map(|w| w.open.len()).sum(),
+        };
+        if tx.send((flag.scope.clone(), flag.revision, known)).await.is_err() || report.complete {
+            return;
+        }
+    }
+}
+
+async fn follow(link: Link, mut tail: Tail, prefix: String, tx: watch::Sender<Arc<Halts>>) {
+    let (told, mut confirmed) = mpsc::channel(16);
+    let mut confirmings = Confirmings { link, tx: told, running: BTreeMap::new() };
     let health = tail.health();
     // Whether the flag over everything was delivered since the tail last (re)started, and whether all were.
     let (mut delivered, mut caught_up) = (false, false);
     loop {
-        let item = tokio::time::timeout(LOOK, tail.next()).await;
+        let item = tokio::select! {
+            item = tokio::time::timeout(LOOK, tail.next()) => item,
+            Some((scope, revision, known)) = confirmed.recv() => {
+                tx.send_if_modified(|halts| {
+                    let before = halts.version;
+                    let halts = Arc::make_mut(halts);
+                    halts.confirm(&scope, revision, known);
+                    halts.version != before
+                });
+                continue;
+            }
+        };
         let sure = health.age().is_some_and(|age| age < STALE_AFTER);
         tx.send_if_modified(|halts| {
             let before = halts.version;
@@ -175,6 +248,7 @@ async fn follow(mut tail: Tail, prefix: String, tx: watch::Sender<Arc<Halts>>) {
             // Certainty without a value would be none.
             halts.set_sure(sure && halts.current.contains_key(&Scope::Global)) || halts.version != before
         });
+        confirmings.follow(&tx.borrow().current);
     }
 }
 
@@ -201,6 +275,22 @@ mod tests {
         assert_eq!(told, [("halt".into(), 2), ("normal".into(), 3), ("halt".into(), 4)]);
         assert!(halts.since(halts.version()).is_empty());
         assert_eq!(halts.scoped().len(), 1);
+    }
+
+    #[test]
+    fn who_confirmed_is_told_with_the_flag_it_is_about() {
+        let mut halts = Halts::default();
+        halts.put(flag(Scope::Global, Level::Halt, 5));
+        let known = Confirmed { confirmed: 1, total: 2, complete: false, silent: vec!["w2".into()], open: 0 };
+        let seen = halts.version();
+        halts.confirm(&Scope::Global, 4, known.clone());
+        assert!(halts.since(seen).is_empty(), "of an earlier one");
+        halts.confirm(&Scope::Global, 5, known.clone());
+        halts.confirm(&Scope::Global, 5, known.clone());
+        let told = halts.since(seen);
+        assert_eq!((told.len(), told[0].workers.as_ref()), (1, Some(&known)));
+        halts.put(flag(Scope::Global, Level::Normal, 6));
+        assert_eq!(halts.global().workers, None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod app;
 mod audit;
 mod auth;
 mod cached;
+mod describe;
 mod feed;
 mod fleet;
 mod guard;
@@ -18,6 +19,8 @@ mod net;
 mod origin;
 mod problem;
 mod routes;
+mod socketio;
+mod sse;
 mod stored;
 mod ws;
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Runs clients that nobody here wrote against a real Haltline: the nats CLI, nats-py, nats.go, ws,
-websockets, curl-like HTTP and a browser.
+websockets, Socket.IO's own clients, curl and a browser.
 
 Starts `haltline dev` on free ports, runs one part after another and ends what it started. Prints TAP
 lines and, last, `N passed, N failed`. A tool that is missing is a failure: a client test that did not
@@ -71,7 +71,9 @@ class Dev:
         self.log = open(folder / "dev.log", "w+")
         # Settings of whoever runs this must not lead to another installation.
         env = {k: v for k, v in os.environ.items() if not k.startswith("HALTLINE_") or k in ("HALTLINE_NATS_SERVER", "HALTLINE_CACHE")}
-        command = [haltline, "dev", "--json", "--port", "0", "--nats-port", "0"]
+        config = folder / "haltline.toml"
+        config.write_text("[gateway]\nsocketio = true\n")
+        command = [haltline, "dev", "--json", "--config", str(config), "--port", "0", "--nats-port", "0"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=env, start_new_session=True)
         self.ready = None
 
@@ -168,6 +170,9 @@ def main():
                 "websockets": [nats and sys.executable, str(HERE / "python/ws_client.py")],
                 "node": [nats and node, str(HERE / "node/socket.mjs")],
                 "haltline.js": [nats and node, str(HERE / "node/client.mjs")],
+                "socket.io-client": [nats and node, str(HERE / "node/socketio.mjs")],
+                "python-socketio": [nats and sys.executable, str(HERE / "python/socketio_client.py")],
+                "curl": [nats and shutil.which("curl") and sys.executable, str(HERE / "python/events.py")],
                 "nats.go": [go, "run", "-C", str(HERE / "go"), "."],
                 "browser": [nats and env["HALTLINE_CHROMIUM"] and node or None, str(HERE / "node/browser.mjs")],
                 # Last: it starts and ends what it likes.

@@ -20,6 +20,17 @@ def chain(workflow_id, node_type="static"):
     return {"id": workflow_id, "version": "1", "bot_id": "bot-" + workflow_id, "nodes": nodes}
 
 
+def acting(workflow_id):
+    """A workflow that opens risk: an order, which a halt keeps from starting."""
+    order = {
+        "id": "buy",
+        "type": "paper_order",
+        "params": {"side": "buy", "quantity": "1", "symbol": "IBM"},
+        "inputs": {"market": {"input": "market"}, "signal": {"value": True}},
+    }
+    return {"id": workflow_id, "version": "1", "bot_id": "bot-" + workflow_id, "nodes": [order]}
+
+
 def line(text):
     print(text, flush=True)
 
@@ -111,8 +122,9 @@ def run(workflow_id):
 
 
 def refused(workflow_id):
-    """Checks that a submission is refused because of a halt."""
-    status, body = http("POST", "/v1/executions", {"workflow_id": workflow_id})
+    """Checks that a submission of a workflow that acts is refused because of a halt; one that only computes is not."""
+    put(acting(f"{workflow_id}-acts"))
+    status, body = http("POST", "/v1/executions", {"workflow_id": f"{workflow_id}-acts", "input": {"market": "http://127.0.0.1:9"}})
     equal((status, body.get("code")), (423, "EmergencyHalted"), "a submission during a halt")
     return body
 

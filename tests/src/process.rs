@@ -53,6 +53,10 @@ impl Process {
         Ok(())
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

@@ -8,6 +8,7 @@ mod connect;
 mod environment;
 mod fail;
 mod follow;
+mod limits;
 mod listener;
 mod output;
 mod probe;

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use haltline_common::types::feed::{Code, Cursor, From, IfGap, Sub, SubError};
+use haltline_common::types::feed::{Code, Cursor, Filter, From, IfGap, Sub, SubError};
 use tokio::sync::watch;
 
 pub(crate) use snapshot::{SNAPSHOT_MAX, Snapshots, State};
@@ -17,7 +17,7 @@ pub(crate) use subs::{Out, wants};
 
 use crate::{
     auth::Principal,
-    hub::{Gap, Head, Hub},
+    hub::{Entry, Gap, Head, Hub, LogEvent},
 };
 use subs::Subs;
 
@@ -100,7 +100,7 @@ impl Feed {
         self.subs.fits(&sub.id)?;
         let place = loop {
             self.follow(out);
-            let wanted = |e: &crate::hub::LogEvent| wants(&self.principal, &sub.filter, e);
+            let wanted = |e: &LogEvent| wants(&self.principal, &sub.filter, e);
             let place = self.hub.place(&sub.from, &wanted).await.map_err(unavailable)?;
             self.follow(out);
             if place.generation == self.subs.generation() {
@@ -131,6 +131,33 @@ impl Feed {
             live: !behind,
             snapshot,
         })
+    }
+
+    /// Whether there is a subscription with this id.
+    pub fn has(&self, id: &str) -> bool {
+        self.subs.fits(id).is_err_and(|(code, _)| code == Code::DuplicateSub)
+    }
+
+    /// The last `n` events that a filter wants, and the place behind which to go on.
+    ///
+    /// # Errors
+    /// When the log cannot be read now.
+    pub async fn recent(&self, filter: &Filter, n: usize) -> Result<(Vec<Arc<Entry>>, Cursor), String> {
+        let wanted = |e: &LogEvent| wants(&self.principal, filter, e);
+        let head = *self.hub.head().borrow();
+        let mut pos = self.hub.before_last(n, &wanted).await?;
+        let mut found = Vec::new();
+        while pos < head.seq {
+            let chunk = self.hub.after(pos, false).await?;
+            let fresh = chunk.entries.into_iter().filter(|e| e.seq() <= head.seq);
+            found.extend(fresh.filter(|e| matches!(&**e, Entry::Event(e) if wanted(e))));
+            if chunk.upto <= pos {
+                break;
+            }
+            pos = chunk.upto;
+        }
+        found.drain(..found.len().saturating_sub(n));
+        Ok((found, Cursor::bare(head.epoch, pos.min(head.seq))))
     }
 
     /// Ends a subscription; `false` if there is none.

@@ -14,7 +14,6 @@ use serde::Deserialize;
 pub(crate) struct LogEvent {
     /// Where a client goes on that has seen it and what comes before it: behind its message if it is the last
     /// event of that, else before the message, so that the others of it come again.
-    #[cfg(test)]
     pub cursor: Cursor,
     /// The sequence of its message.
     seq: u64,
@@ -84,7 +83,6 @@ impl LogEvent {
         }
         frame.push('}');
         Ok(Self {
-            #[cfg(test)]
             cursor,
             seq,
             id: look.id.into(),

@@ -175,15 +175,24 @@ impl Hub {
         let _permit = self.reads.acquire().await.map_err(|e| e.to_string())?;
         let page = stored::page(&self.link, epoch, &self.link.names.events_all(), pos + 1, CHUNK).await?;
         let mut run = stored::Run::new(epoch, generation, pos, floor);
-        if let Some(next) = run.take(page) {
-            // Looked at once more where it counts, then told.
-            match stored::first_from(&self.link, epoch, run.chunk.upto + 1).await? {
-                Some(m) if m.seq < next => {
-                    run.hole(m.seq, self.oldest().await?);
-                    run.one(m);
-                }
-                _ => run.hole(next, self.oldest().await?),
+        let missing = run.take(page);
+        // Looked at once more where it counts, then told.
+        let there = match missing {
+            Some(_) => stored::first_from(&self.link, epoch, run.chunk.upto + 1).await?,
+            None => None,
+        };
+        // Asked last: all that was read is of this stream, or of none.
+        let info = self.info().await?;
+        if Epoch::of(&self.link.names.events_stream(), &info.created) != epoch {
+            return Err("the log was replaced".into());
+        }
+        match (missing, there) {
+            (Some(next), Some(m)) if m.seq < next => {
+                run.hole(m.seq, info.state.first_seq);
+                run.one(m);
             }
+            (Some(next), _) => run.hole(next, info.state.first_seq),
+            (None, _) => {}
         }
         Ok(run.chunk)
     }

@@ -31,6 +31,14 @@ impl Connection {
     pub fn new(stream: TcpStream, room: Room) -> Self {
         Self { stream, silence: Box::pin(tokio::time::sleep(SILENCE_MAX)), _room: room }
     }
+
+    /// An event stream's client sends nothing: that it takes what is written is its sign of life.
+    fn taken(&mut self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if outcome.is_ready() {
+            self.silence.as_mut().reset(Instant::now() + SILENCE_MAX);
+        }
+        outcome
+    }
 }
 
 impl AsyncRead for Connection {
@@ -50,7 +58,8 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.taken(outcome)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)
@@ -59,7 +68,8 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.taken(outcome)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()

@@ -44,6 +44,13 @@ const GREETING: Duration = Duration::from_secs(10);
 /// has no such limit: a proxy may be there.
 const OF_ONE_ADDRESS: usize = 512;
 
+/// Bytes that the kernel keeps for a client that does not read, instead of megabytes; it doubles them for
+/// its own needs.
+const SEND_BUFFER: usize = 128 << 10;
+/// A peer that takes nothing of what was sent for this long is gone, or might as well be.
+#[cfg(target_os = "linux")]
+const UNTAKEN_MAX: Duration = Duration::from_secs(40);
+
 /// From where a request came.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(pub IpAddr);
@@ -142,6 +149,10 @@ impl Server {
                     }
                     // Small frames must not wait for the peer's acknowledgement.
                     let _ = stream.set_nodelay(true);
+                    let socket = socket2::SockRef::from(&stream);
+                    let _ = socket.set_send_buffer_size(SEND_BUFFER);
+                    #[cfg(target_os = "linux")]
+                    let _ = socket.set_tcp_user_timeout(Some(UNTAKEN_MAX));
                     let room = Room { _permit: permit, places: self.places.clone(), address: address.ip() };
                     return (Connection::new(stream, room), address);
                 }

@@ -5,14 +5,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{api::Api, auth::Need};
+use crate::{api::Api, auth::Need, describe};
 
 /// Adds them: code that anyone may read.
 pub(super) fn add(api: &mut Api) {
-    api.page("/client/haltline.js", script, Need::Nothing).page("/client/haltline.d.ts", types, Need::Nothing);
+    api.page("/client/haltline.js", script, Need::Nothing).page("/client/haltline.d.ts", types, Need::Nothing).page(
+        "/v1/asyncapi.json",
+        asyncapi,
+        Need::Nothing,
+    );
 }
 
-fn file(kind: &'static str, text: &'static str) -> Response {
+fn file(kind: &'static str, text: impl IntoResponse) -> Response {
     let mut response = text.into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -23,6 +27,11 @@ fn file(kind: &'static str, text: &'static str) -> Response {
 
 async fn script() -> Response {
     file("text/javascript; charset=utf-8", include_str!("../../js/haltline.js"))
+}
+
+/// The event protocol for machines.
+async fn asyncapi() -> Response {
+    file("application/json", describe::asyncapi().to_string())
 }
 
 async fn types() -> Response {

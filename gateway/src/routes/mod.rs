@@ -29,7 +29,7 @@ use crate::{
     auth::Need,
     guard,
     problem::{self, Problem},
-    ws,
+    socketio, sse, ws,
 };
 
 /// A request takes at most this long: the longest wait for an execution and the time to submit it.
@@ -50,6 +50,7 @@ pub(crate) fn router(app: &App) -> Router {
     page::add(&mut api);
     client::add(&mut api);
     api.page("/v1/ws", ws::upgrade, Need::Itself);
+    api.page("/v1/events", sse::events, Need::Itself);
     let origins = app.origins.clone();
     let cors = CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(move |origin, parts| {
@@ -65,7 +66,11 @@ pub(crate) fn router(app: &App) -> Router {
             HeaderName::from_static("last-event-id"),
         ])
         .expose_headers([header::ETAG, header::LOCATION, header::RETRY_AFTER]);
-    api.finish()
+    let mut router = api.finish();
+    if app.settings.socketio {
+        router = router.layer(socketio::layer(app));
+    }
+    router
         .layer(DefaultBodyLimit::max(MESSAGE_BYTES_MAX))
         .layer(middleware::from_fn_with_state(app.clone(), bounds))
         .layer(cors)

@@ -58,6 +58,13 @@ export function chain(id, type = "static") {
   return { id, version: "1", bot_id: `bot-${id}`, nodes };
 }
 
+// An order, which a halt keeps from starting.
+export function acting(id) {
+  const inputs = { market: { input: "market" }, signal: { value: true } };
+  const params = { side: "buy", quantity: "1", symbol: "IBM" };
+  return { id, version: "1", bot_id: `bot-${id}`, nodes: [{ id: "buy", type: "paper_order", params, inputs }] };
+}
+
 export async function put(definition) {
   const answer = await http("PUT", `/v1/workflows/${definition.id}`, definition);
   truth([200, 201].includes(answer.status), `PUT of a workflow: ${answer.status} ${JSON.stringify(answer.body)}`);

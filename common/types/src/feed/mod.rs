@@ -8,9 +8,10 @@ mod server;
 
 pub use client::{Auth, ClientFrame, ClientInfo, From, Hello, IfGap, Mode, Sub, SubError, Unsub};
 pub use cursor::{BadCursor, Cursor, Epoch, Tag};
-pub use filter::{Filter, Match, Subject};
+pub use filter::{Filter, Match, Prefix, Subject};
 pub use server::{
-    Authed, Bye, Caught, Code, Err, Ev, Gap, Halt, HaltState, LimitsTold, Mark, Ping, Reason, ServerFrame, Snap, Subd, Unsubd, Welcome,
+    Authed, Bye, Caught, Code, Confirmed, Err, Ev, Gap, Halt, HaltState, LimitsTold, Mark, Ping, Reason, ServerFrame, Snap, Subd, Unsubd,
+    Welcome,
 };
 
 /// The WebSocket subprotocol.

@@ -223,9 +223,25 @@ pub struct HaltState {
     pub ts: Option<Timestamp>,
     /// Whether that is certain now: false while the gateway does not hear the control bucket.
     pub sure: bool,
-    /// How many workers have confirmed it, where that is counted.
+    /// Which workers have confirmed it: for levels that stop something, from when it was stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workers: Option<Value>,
+    pub workers: Option<Confirmed>,
+}
+
+/// See [`HaltState::workers`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Confirmed {
+    /// Workers that have confirmed.
+    pub confirmed: usize,
+    /// Workers that count.
+    pub total: usize,
+    /// Nothing that it covers can start any more, and nothing of it is in flight.
+    pub complete: bool,
+    /// Workers that have not confirmed and may still act.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<String>,
+    /// Effects that it covers and that are in flight, or may be.
+    pub open: usize,
 }
 
 /// See [`ServerFrame::Halt`].

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::Context;
-use crate::{connect, output, services, settings::set};
+use crate::{connect, limits, output, services, settings::set};
 
 /// Run a gateway: HTTP and WebSocket for dashboards and programs
 #[derive(Debug, clap::Args)]
@@ -31,6 +31,9 @@ pub struct Args {
     /// WebSocket clients at once [default: 2000]
     #[arg(long, value_name = "N", env = "HALTLINE_GATEWAY_CLIENTS_MAX", hide_env_values = true)]
     clients_max: Option<usize>,
+    /// Serve Socket.IO as well, for dashboards of the server that Haltline replaces
+    #[arg(long, env = "HALTLINE_GATEWAY_SOCKETIO", hide_env_values = true)]
+    socketio: bool,
     /// File for the list of executions [default: one that is gone at the end]
     #[arg(long, value_name = "FILE", env = "HALTLINE_GATEWAY_INDEX", hide_env_values = true)]
     index: Option<String>,
@@ -91,6 +94,7 @@ impl Args {
                 AuthArg::Open => AuthMode::Open,
             };
         }
+        gateway.socketio |= self.socketio;
         if !self.origins.is_empty() {
             gateway.origins.clone_from(&self.origins);
         }
@@ -104,6 +108,7 @@ impl Args {
 /// cannot go on.
 pub async fn run(_: Args, context: Context) -> anyhow::Result<u8> {
     let stop = shutdown::listen()?;
+    limits::raise_files();
     let settings = context.settings.gateway.clone();
     let listener = listen(&settings.host, settings.port).await?;
     let address = listener.local_addr().context("address of the listener")?;

@@ -8,6 +8,7 @@ mod demo;
 mod dev;
 mod doctor;
 mod ensure;
+mod events;
 mod executions;
 mod gateway;
 mod halt;
@@ -49,6 +50,7 @@ pub enum Command {
     Run(run::Args),
     Submit(submit::Args),
     Executions(executions::Args),
+    Events(events::Args),
     Workflows(workflows::Args),
     Halt(halt::Args),
     Resume(resume::Args),
@@ -102,6 +104,7 @@ impl Command {
             Self::Run(args) => run::run(args, context).await,
             Self::Submit(args) => submit::run(args, context).await,
             Self::Executions(args) => executions::run(args, context).await,
+            Self::Events(args) => events::run(args, context).await,
             Self::Workflows(args) => workflows::run(args, context).await,
             Self::Halt(args) => halt::run(args, context).await,
             Self::Resume(args) => resume::run(args, context).await,

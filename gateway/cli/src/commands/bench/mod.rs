@@ -2,7 +2,7 @@
 //! afterwards to see that nothing is missing.
 
 mod check;
-mod halt;
+mod gateway;
 mod listings;
 mod load;
 mod process;
@@ -66,13 +66,10 @@ pub struct Args {
     /// Measure instead how fast a gateway lists so many executions
     #[arg(long, value_name = "N")]
     listings: Option<usize>,
-    /// Measure the emergency halt instead of workflows: halts and resumes in turn, every worker a process of its own with
-    /// a lease
-    #[arg(long, conflicts_with = "listings")]
-    halt: bool,
-    /// With --halt: how many halts
-    #[arg(long, value_name = "N", default_value_t = 200, requires = "halt")]
-    halts: usize,
+    #[command(flatten)]
+    gateway: gateway::Args,
+    #[command(flatten)]
+    clients: gateway::clients::Args,
 }
 
 /// Runs it; 1 if anything was missing or went wrong.
@@ -83,11 +80,13 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     if let Some(executions) = args.listings {
         return listings::run(executions, context).await;
     }
-    if args.halt {
-        return halt::run(&args, context).await;
+    if let Some(url) = args.clients.crowd.clone() {
+        return gateway::clients::run(url, &args.clients).await;
     }
-    let workers = args.workers.unwrap_or(1).max(1);
     let folder = Folder::open(None)?;
+    if args.gateway.gateway {
+        return gateway::run(&args.gateway, context, folder.path()).await;
+    }
     let mut system = System::start(folder.path(), context.names.clone(), args.sync.clone()).await?;
     let coordinator: &[&str] = if args.per_node_tasks { &["coordinator", "--per-node-tasks"] } else { &["coordinator"] };
     system.spawn("coordinator", coordinator)?;

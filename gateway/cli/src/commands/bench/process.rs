@@ -14,9 +14,12 @@ pub struct Meter {
 
 /// What one process used up to now.
 pub struct Usage {
-    name: String,
-    rss_mb: f64,
-    cpu_s: f64,
+    /// Which.
+    pub name: String,
+    /// Megabytes resident.
+    pub rss_mb: f64,
+    /// Seconds of CPU since it started.
+    pub cpu_s: f64,
 }
 
 impl Meter {
@@ -27,13 +30,19 @@ impl Meter {
         Self { processes }
     }
 
+    /// One more.
+    pub fn also(&mut self, name: &str, pid: u32) {
+        self.processes.push((name.to_owned(), pid));
+    }
+
     /// Reads all of them.
     pub fn read(&self) -> Vec<Usage> {
         self.processes.iter().map(|(name, pid)| Usage { name: name.clone(), rss_mb: rss_mb(*pid), cpu_s: cpu_s(*pid) }).collect()
     }
 }
 
-fn rss_mb(pid: u32) -> f64 {
+/// Megabytes that a process has resident.
+pub fn rss_mb(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let kb = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok());
     kb.unwrap_or(0.0) / 1024.0

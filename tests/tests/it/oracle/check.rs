@@ -1,0 +1,139 @@
+//! Whether what a connection was sent is what it should have been.
+
+use std::collections::HashSet;
+
+use anyhow::{Context, bail, ensure};
+use haltline_common::types::feed::{Cursor, From, Mode, Reason, ServerFrame};
+
+use super::{
+    client::{Connection, Want},
+    run::Tally,
+    truth::{Truth, wants},
+};
+
+/// Checks one subscription of one connection.
+pub fn check(truth: &Truth, connection: &Connection, id: &str, tally: &mut Tally) -> anyhow::Result<()> {
+    let want = &connection.asked[id];
+    let frames = connection.frames();
+    let mut view = View { truth, want, at: None, count: 0, ids: HashSet::new(), newest_only: want.mode == Mode::Conflate };
+    let mut gap_due = false;
+    for frame in &frames {
+        match frame {
+            ServerFrame::Subd(s) if s.id == id => {
+                ensure!(view.at.is_none(), "begun twice");
+                view.at = Some(s.from);
+                ensure!(s.was_recovering == want.from.recovers(), "was_recovering of {:?}", want.from);
+                gap_due = !s.recovered;
+                if let From::Cursor(c) = want.from {
+                    tally.resumed += 1;
+                    if s.recovered {
+                        ensure!((c.epoch, c.seq) == (s.from.epoch, s.from.seq), "asked for {c}, begun at {}", s.from);
+                    } else {
+                        // What lies between is told by the gap.
+                        view.at = Some(c);
+                    }
+                } else if !s.recovered {
+                    view.at = None;
+                }
+            }
+            ServerFrame::Gap(g) if g.id == id => {
+                tally.gaps += 1;
+                gap_due = false;
+                view.gap(&g.after, &g.next, g.reason).with_context(|| format!("{g:?}"))?;
+            }
+            ServerFrame::Snap(s) if s.id == id && s.last => view.at = Some(s.at),
+            ServerFrame::Ev(e) if e.s.contains_key(id) => {
+                ensure!(!gap_due, "an event before the gap that was announced");
+                view.event(e.s[id], &e.c, &e.d).with_context(|| format!("event {} at {}", e.d["id"], e.c))?;
+            }
+            ServerFrame::Live(l) if l.id == id => view.reach(&l.c).with_context(|| format!("live at {}", l.c))?,
+            ServerFrame::Err(e) => bail!("refused: {e:?}"),
+            _ => {}
+        }
+    }
+    ensure!(!gap_due, "a gap was announced and not told");
+    tally.events += view.count;
+    Ok(())
+}
+
+struct View<'a> {
+    truth: &'a Truth,
+    want: &'a Want,
+    /// Everything up to here is accounted for.
+    at: Option<Cursor>,
+    count: u64,
+    ids: HashSet<String>,
+    newest_only: bool,
+}
+
+impl View<'_> {
+    /// Nothing that is wanted lies between here and there.
+    fn skip(&self, to: &Cursor) -> anyhow::Result<u64> {
+        let at = self.at.context("before it has begun")?;
+        let order = (self.truth.order(at.epoch), self.truth.order(to.epoch));
+        ensure!(order.0 == order.1, "from epoch {:?} to {:?} without a gap", order.0, order.1);
+        ensure!(to.seq >= at.seq, "back from {at} to {to}");
+        let mut passed = 0;
+        for (_, seq, m) in self.truth.between(&at, to).context("an unknown epoch")? {
+            let missing = m.event.as_ref().is_some_and(|e| wants(&self.want.filter, e)) && !m.repeat;
+            if missing && self.newest_only {
+                passed += 1;
+            } else {
+                ensure!(!missing, "{seq} is missing after {at}");
+            }
+        }
+        Ok(passed)
+    }
+
+    fn event(&mut self, count: u64, c: &Cursor, d: &serde_json::Value) -> anyhow::Result<()> {
+        let stored = self.truth.get(c).context("was never stored")?;
+        ensure!(stored.event.as_ref() == Some(d), "another one is stored: {:?}", stored.event);
+        ensure!(wants(&self.want.filter, d), "was not wanted");
+        ensure!(self.ids.insert(d["id"].as_str().unwrap_or_default().to_owned()), "came twice");
+        let passed = self.skip(c)?;
+        if self.newest_only {
+            // Repeats may count as well.
+            ensure!(
+                count > self.count + passed.saturating_sub(0) || count == self.count + passed + 1,
+                "counter {count} after {} and {passed} passed over",
+                self.count
+            );
+        } else {
+            ensure!(count == self.count + 1, "counter {count} after {}", self.count);
+        }
+        self.count = count;
+        self.at = Some(*c);
+        Ok(())
+    }
+
+    /// It is said that nothing lies up to there any more.
+    fn reach(&mut self, c: &Cursor) -> anyhow::Result<()> {
+        let end = Cursor { seq: c.seq + 1, ..*c };
+        self.skip(&end)?;
+        self.at = Some(*c);
+        Ok(())
+    }
+
+    fn gap(&mut self, after: &Cursor, next: &Cursor, reason: Reason) -> anyhow::Result<()> {
+        if let Some(at) = self.at
+            && (at.epoch, at.seq) != (after.epoch, after.seq)
+        {
+            ensure!(at.epoch == after.epoch && after.seq >= at.seq, "it begins before {at}");
+            let end = Cursor { seq: after.seq + 1, ..*after };
+            self.skip(&end)?;
+        }
+        if let Some(covered) = self.truth.between(after, next) {
+            let last = self.truth.order(next.epoch);
+            for (epoch, seq, m) in covered {
+                // The rest of a stream that is gone is gone.
+                let gone = m.removed || self.truth.order(epoch) != last;
+                ensure!(
+                    gone || self.want.if_gap != haltline_common::types::feed::IfGap::Continue,
+                    "{seq} is called missing ({reason:?}) and is there"
+                );
+            }
+        }
+        self.at = Some(Cursor { seq: next.seq - 1, tag: None, ..*next });
+        Ok(())
+    }
+}
