@@ -3,6 +3,7 @@
 
 mod check;
 mod gateway;
+mod halt;
 mod listings;
 mod load;
 mod process;
@@ -70,6 +71,13 @@ pub struct Args {
     gateway: gateway::Args,
     #[command(flatten)]
     clients: gateway::clients::Args,
+    /// Measure the emergency halt instead of workflows: halts and resumes in turn, every worker a process of its own with
+    /// a lease
+    #[arg(long, conflicts_with = "listings")]
+    halt: bool,
+    /// With --halt: how many halts
+    #[arg(long, value_name = "N", default_value_t = 200, requires = "halt")]
+    halts: usize,
 }
 
 /// Runs it; 1 if anything was missing or went wrong.
@@ -83,6 +91,10 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     if let Some(url) = args.clients.crowd.clone() {
         return gateway::clients::run(url, &args.clients).await;
     }
+    if args.halt {
+        return halt::run(&args, context).await;
+    }
+    let workers = args.workers.unwrap_or(1).max(1);
     let folder = Folder::open(None)?;
     if args.gateway.gateway {
         return gateway::run(&args.gateway, context, folder.path()).await;
