@@ -11,7 +11,7 @@ use haltline_common::{
     config::GatewaySettings,
     control_watch::ControlWatch,
     js::{self, StreamState},
-    types::{catalog::NodeType, error::Code, worker::Presence},
+    types::{Timestamp, catalog::NodeType, control::Lease, error::Code, worker::Presence},
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -52,6 +52,7 @@ pub(crate) struct Inner {
     pub room: Arc<Semaphore>,
     pub started: Instant,
     workers: Cached<Vec<Presence>>,
+    leases: Cached<Vec<(Lease, Timestamp)>>,
     types: Cached<Vec<NodeType>>,
     log: Cached<StreamState>,
     /// When the installation's metrics were brought up to date.
@@ -79,6 +80,7 @@ impl Inner {
             started: Instant::now(),
             // Each read makes a consumer on the server: many pages must not multiply that.
             workers: Cached::new(Duration::from_secs(1)),
+            leases: Cached::new(Duration::from_secs(1)),
             types: Cached::new(Duration::from_secs(5)),
             log: Cached::new(Duration::from_secs(1)),
             fleet: Cached::new(fleet::LOOK_TTL),
@@ -89,6 +91,11 @@ impl Inner {
     /// Workers that are alive, at most a second old.
     pub async fn workers(&self) -> Result<Vec<Presence>, ApiError> {
         self.workers.get(|| self.client.workers()).await
+    }
+
+    /// What workers last wrote about their leases and when, at most a second old.
+    pub async fn leases(&self) -> Result<Vec<(Lease, Timestamp)>, ApiError> {
+        self.leases.get(|| self.client.leases()).await
     }
 
     /// Node types, at most five seconds old.

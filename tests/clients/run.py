@@ -31,7 +31,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 # `dev` may have to fetch nats-server first.
 READY = 240
-PART = 180
+# The browser looks at a dozen views in both themes and two sizes.
+PART = 420
 
 
 def binary():
@@ -173,6 +174,7 @@ def main():
                 "socket.io-client": [nats and node, str(HERE / "node/socketio.mjs")],
                 "python-socketio": [nats and sys.executable, str(HERE / "python/socketio_client.py")],
                 "curl": [nats and shutil.which("curl") and sys.executable, str(HERE / "python/events.py")],
+                "dashboard": [node, str(HERE / "node/dashboard.mjs")],
                 "nats.go": [go, "run", "-C", str(HERE / "go"), "."],
                 "browser": [nats and env["HALTLINE_CHROMIUM"] and node or None, str(HERE / "node/browser.mjs")],
                 # Last: it starts and ends what it likes.

@@ -3,7 +3,7 @@
 use haltline_common::{
     history, kv,
     tail::Start,
-    types::{Names, event::Event, worker::Presence},
+    types::{Names, Timestamp, control::Lease, event::Event, worker::Presence},
 };
 
 use crate::{ApiError, Client, Code, Record, scan, unavailable};
@@ -44,6 +44,25 @@ impl Client {
         let answer = link.client.request(link.names.coordinator(), "".into()).await;
         let body = answer.ok().and_then(|m| serde_json::from_slice::<serde_json::Value>(&m.payload).ok());
         body.is_some_and(|b| b["shards_without_owner"] == 0)
+    }
+
+    /// What workers last wrote about their leases, each with when the server stored it.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn leases(&self) -> Result<Vec<(Lease, Timestamp)>, ApiError> {
+        let link = &self.shared.link;
+        let (stream, filter) = (Names::bucket_stream(&link.names.control_bucket()), link.names.leases());
+        let mut list = Vec::new();
+        scan::messages(link, stream, filter, Start::LastPerSubject, false, |m| {
+            match serde_json::from_slice(&m.payload) {
+                Ok(lease) => list.push((lease, m.stored_at)),
+                Err(e) => tracing::warn!(error = %e, subject = %m.subject, "a lease is malformed; left out"),
+            }
+            list.len() < WORKERS_MAX
+        })
+        .await?;
+        Ok(list)
     }
 
     /// Workers that showed a sign of life within the last ten seconds, by id.

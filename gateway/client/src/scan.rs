@@ -35,7 +35,8 @@ pub(crate) async fn subjects(link: &Link, stream: String, filter: String, max: u
     Ok(found)
 }
 
-async fn messages(
+/// As [`values`], with subject and time.
+pub(crate) async fn messages(
     link: &Link,
     stream: String,
     filter: String,

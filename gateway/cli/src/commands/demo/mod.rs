@@ -5,6 +5,7 @@ mod scenes;
 mod stage;
 mod workflows;
 
+use haltline_common::shutdown;
 use serde::Serialize;
 use serde_json::json;
 
@@ -14,7 +15,11 @@ use crate::output;
 
 /// Play Haltline's main job on real prices, in six scenes; 1 if one does not hold
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Afterwards keep everything running, for the dashboard; Ctrl-C ends it
+    #[arg(long)]
+    stay: bool,
+}
 
 /// How a scene went.
 #[derive(Debug, Serialize)]
@@ -28,7 +33,7 @@ struct Scene {
 ///
 /// # Errors
 /// None: what goes wrong is told as a scene that does not hold.
-pub async fn run(_: Args, context: Context) -> anyhow::Result<u8> {
+pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     let mut stage = match Stage::set(&context).await {
         Ok(stage) => stage,
         Err(e) => {
@@ -39,6 +44,9 @@ pub async fn run(_: Args, context: Context) -> anyhow::Result<u8> {
             return Ok(1);
         }
     };
+    if !context.json {
+        output::line(format!("The dashboard: {}", stage.gateway_url()));
+    }
     let mut played = Vec::new();
     play(&mut played, &context, "basic execution", scenes::basic(&mut stage).await);
     play(&mut played, &context, "emergency halt", scenes::halt(&mut stage).await);
@@ -46,6 +54,16 @@ pub async fn run(_: Args, context: Context) -> anyhow::Result<u8> {
     play(&mut played, &context, "correlation", scenes::correlation(&mut stage).await);
     play(&mut played, &context, "three concurrent workflows", scenes::concurrent(&mut stage).await);
     play(&mut played, &context, "a worker killed in the middle of a node", scenes::killed_worker(&mut stage).await);
+    if args.stay {
+        let stop = shutdown::listen()?;
+        let (url, nats) = (stage.gateway_url(), stage.nats_url());
+        if context.json {
+            output::json(&json!({ "gateway": url, "nats": nats }));
+        } else {
+            output::line(format!("\nStays up. The dashboard: {url}\n  export HALTLINE_NATS_URL={nats}\nCtrl-C ends it."));
+        }
+        stop.cancelled().await;
+    }
     stage.strike().await;
     let ok = played.iter().all(|s| s.ok);
     if context.json {

@@ -77,6 +77,10 @@ impl Stage {
     pub fn gateway_url(&self) -> String {
         format!("http://{}", self.gateway)
     }
+    /// Address of nats-server.
+    pub fn nats_url(&self) -> &str {
+        self.system.url()
+    }
     fn ledger(&self) -> PathBuf {
         self.folder.path().join("market-ledger.jsonl")
     }
