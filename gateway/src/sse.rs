@@ -27,9 +27,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     app::App,
-    auth::Denied,
+    auth::{Denied, Who},
     feed::{Feed, Out},
-    guard,
     halts::Halts,
     hub::Entry,
     problem::Problem,
@@ -48,11 +47,8 @@ const SUB: &str = "events";
 const RETRY_MS: u64 = 1500;
 
 /// `GET /v1/events?workflow=a&workflow=b*&type=node_*&from=last:100`
-pub(crate) async fn events(State(app): State<App>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
-    let principal = match app.auth.by_headers(&headers).await {
-        Ok(principal) => Arc::new(principal),
-        Err(denied) => return guard::refused(&denied).into_response(),
-    };
+pub(crate) async fn events(State(app): State<App>, who: Who, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    let principal = Arc::new(who.0);
     let sub = match asked(query.as_deref().unwrap_or(""), headers.get("last-event-id")) {
         Ok(sub) => sub,
         Err((field, why)) => return Problem::from(ApiError::invalid(field, why)).with_status(StatusCode::BAD_REQUEST).into_response(),

@@ -50,7 +50,7 @@ pub(crate) fn router(app: &App) -> Router {
     page::add(&mut api);
     client::add(&mut api);
     api.page("/v1/ws", ws::upgrade, Need::Itself);
-    api.page("/v1/events", sse::events, Need::Itself);
+    api.page("/v1/events", sse::events, Need::VIEWER);
     let origins = app.origins.clone();
     let cors = CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(move |origin, parts| {
