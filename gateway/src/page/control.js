@@ -142,7 +142,8 @@ function steps() {
   if (flag && heard() && (flag.rev ?? 0) > r.before) stored(r, flag.state, flag.rev);
   const c = flag && r.stored && flag.rev === r.stored.rev ? confirmation(flag) : null;
   const failed = r.answer && !r.answer.ok && !r.stored;
-  const whole = c && c.total === c.confirmed;
+  // Where the gateway counts it, nothing in flight is part of it; a silent worker whose lease is over can start nothing.
+  const whole = c && (c.complete ?? c.total === c.confirmed);
   const step = (id, done, text, bad) => h("li", { id, key: id, class: bad ? "bad" : done ? "done" : "open", "data-done": String(!!done) }, h("span", { class: "sign", "aria-hidden": "true" }, bad ? "✕" : done ? "✓" : "○"), h("span", null, text));
   const answered = !r.answer ? "waiting for the answer" : r.answer.ok ? "answered" : r.answer.status ? `refused: ${r.answer.error}` : r.answer.error;
   const differs = r.stored && r.stored.state !== r.state ? `, graver than what was asked for` : "";
