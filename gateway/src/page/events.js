@@ -17,8 +17,8 @@ export function events({ box, query, listen, until }) {
     sub?.close();
     list = [];
     live = false;
-    // A page that cannot keep up is told the newest of each node instead of falling behind.
-    sub = socket()?.subscribe({ filter, from: { last: 100 }, mode: "conflate" }, {
+    // Lossless: a view of the log must not leave events out without saying so.
+    sub = socket()?.subscribe({ filter, from: { last: 100 } }, {
       event(e, { cursor }) {
         total++;
         place(cursor);

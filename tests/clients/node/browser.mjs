@@ -143,6 +143,13 @@ try {
     });
   }
 
+  await check("the view of events leaves none out", async () => {
+    await go(`#/events?execution=${run}`);
+    await until(async () => (await page.locator("#log tbody tr td:nth-child(3)").count()) === 10, "ten events");
+    const kinds = (await page.locator("#log tbody tr td:nth-child(3)").allTextContents()).sort();
+    equal(kinds, ["execution completed", "execution started", ...Array(4).fill("node completed"), ...Array(4).fill("node started")], "events");
+  });
+
   await check("halting wants a reason", async () => {
     const before = (await flag()).revision;
     await page.locator("#halt-open").click();
