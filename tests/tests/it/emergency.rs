@@ -100,12 +100,15 @@ async fn a_crash_loses_the_halt() -> anyhow::Result<()> {
     site.process("coordinator")?.kill();
     site.process("worker-1")?.kill();
     site.nats.kill();
+    site.nats.up().await?;
+    site.spawn("coordinator-2", &["coordinator"], None)?;
+    site.spawn("worker-2", &["worker"], None)?;
     let (client, submission) = (site.client.clone(), shapes::submission(&chain, "after", site.trading()));
-    let again = until("everything runs again", Duration::from_secs(60), async || match client.submit(submission.clone()).await {
+    until("everything runs again", Duration::from_secs(60), async || match client.submit(submission.clone()).await {
         Ok(_) => anyhow::bail!("accepted after the crash"),
         Err(e) => Ok((e.code == Code::EmergencyHalted && e.message.contains("before the crash")).then_some(())),
-    });
-    site.tending(again).await?;
+    })
+    .await?;
     site.done();
     Ok(())
 }
