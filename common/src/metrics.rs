@@ -128,7 +128,9 @@ pub struct Family {
 impl Family {
     const fn new(name: &'static str, help: &'static str, label: &'static str, role: Role) -> Self {
         let label = if label.is_empty() { None } else { Some(label) };
-        Self { about: About { name, help, kind: "gauge", role, label }, series: Mutex::new(BTreeMap::new()) }
+        // Those that count say so by their name's end.
+        let kind = if matches!(name.as_bytes(), [.., b'_', b't', b'o', b't', b'a', b'l']) { "counter" } else { "gauge" };
+        Self { about: About { name, help, kind, role, label }, series: Mutex::new(BTreeMap::new()) }
     }
     /// Sets the series with this label value (any, where there is no label). A new one above
     /// [`SERIES_MAX`] is left out.

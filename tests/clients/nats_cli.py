@@ -31,7 +31,8 @@ class Part:
     def __init__(self, folder):
         self.file = os.path.join(folder, "cli.json")
         with open(self.file, "w") as f:
-            json.dump(tap.chain("cli"), f)
+            # Nothing in it acts outside: it says itself that a halt ends it.
+            json.dump({**tap.chain("cli"), "on_halt": "abort"}, f)
         self.id = None
 
     def submit(self):

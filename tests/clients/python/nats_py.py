@@ -35,12 +35,17 @@ class Part:
     async def events(self):
         config = ConsumerConfig(deliver_policy=DeliverPolicy.ALL)
         sub = await self.js.subscribe(f"haltline.events.*.*.{self.id}", stream="haltline_events", ordered_consumer=True, config=config)
-        messages = [await sub.next_msg(timeout=10) for _ in tap.KINDS]
+        messages, events, last = [], [], []
+        while len(events) < len(tap.KINDS):
+            messages.append(await sub.next_msg(timeout=10))
+            # Events that were told in the same instant share a message, a line each.
+            events += [json.loads(line) for line in messages[-1].data.splitlines()]
+            last.append(events[-1])
         await sub.unsubscribe()
-        events = [json.loads(m.data) for m in messages]
         tap.complete(events)
-        # A result that ends its task says so in its message's id: it may repeat an event that only told it.
-        wanted = [e["id"] + ("/end" if "task_events" in e else "") for e in events]
+        # A message has the id of its last event. A result that ends its task says so there: it may repeat an
+        # event that only told it.
+        wanted = [e["id"] + ("/end" if "task_events" in e else "") for e in last]
         equal([m.headers["Nats-Msg-Id"] for m in messages], wanted, "message ids")
 
     async def halt(self):
@@ -52,7 +57,9 @@ class Part:
 
     async def resume(self):
         bucket = await self.js.key_value("haltline_control")
-        await bucket.put("halt.global", json.dumps({"state": "normal", "reason": "over", "by": "nats-py"}).encode())
+        before = (await bucket.get("halt.global")).revision
+        value = {"state": "normal", "reason": "over", "by": "nats-py", "replaces": before}
+        await bucket.update("halt.global", json.dumps(value).encode(), last=before)
         await asyncio.to_thread(tap.run, "natspy")
 
 
