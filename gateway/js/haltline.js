@@ -161,7 +161,8 @@ export class Haltline {
     if (!sub) return;
     switch (f.t) {
       case "subd":
-        sub.cursor = f.from;
+        // Until the gap was told, the place before it counts: who is cut off in between is told again.
+        if (f.recovered) sub.cursor = f.from;
         return call(sub.handlers.began, f);
       case "snap":
         sub.parts.push(...f.items);

@@ -100,7 +100,7 @@ impl Client {
             let mut live = Vec::new();
             for frame in connection.frames() {
                 match frame {
-                    ServerFrame::Subd(s) if s.id == id => at = Some(s.from),
+                    ServerFrame::Subd(s) if s.id == id && s.recovered => at = Some(s.from),
                     ServerFrame::Snap(s) if s.id == id && s.last => at = Some(s.at),
                     ServerFrame::Ev(e) if e.s.contains_key(id) => at = Some(e.c),
                     ServerFrame::Live(l) => {

@@ -36,7 +36,6 @@ fn number(name: &str, otherwise: u64) -> anyhow::Result<u64> {
 }
 
 #[tokio::test]
-#[ignore = "new: to be seen green once before it counts; run by name"]
 async fn what_clients_get_and_are_told_is_what_the_log_has() -> anyhow::Result<()> {
     let (runs, seed) = (number("HALTLINE_ORACLE_RUNS", 600)?, number("HALTLINE_ORACLE_SEED", 1)?);
     let folder = Folder::new()?;
@@ -69,7 +68,6 @@ async fn what_clients_get_and_are_told_is_what_the_log_has() -> anyhow::Result<(
 }
 
 #[tokio::test]
-#[ignore = "new: to be seen green once before it counts; run by name"]
 async fn the_same_with_gateway_and_nats_server_killed() -> anyhow::Result<()> {
     let (runs, seed) = (number("HALTLINE_ORACLE_KILLS", 8)?, number("HALTLINE_ORACLE_SEED", 1)?);
     let mut world = World::of_processes(crate::COMMAND).await?;

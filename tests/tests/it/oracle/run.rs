@@ -212,7 +212,7 @@ pub async fn play(world: &mut World, rng: &mut Rng) -> anyhow::Result<Tally> {
         for (c, connection) in client.connections.iter().enumerate() {
             connection.cut();
             for id in connection.asked.keys() {
-                check(&world.truth, connection, id, &mut tally)
+                check(&world.truth, connection, id, c + 1 == client.connections.len(), &mut tally)
                     .with_context(|| format!("client {n}, connection {c}, subscription {id}: {:?}", connection.asked[id]))?;
             }
         }
