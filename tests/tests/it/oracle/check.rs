@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use anyhow::{Context, bail, ensure};
-use haltline_common::types::feed::{Cursor, From, Mode, Reason, ServerFrame};
+use haltline_common::types::feed::{Cursor, Epoch, From, Mode, Reason, ServerFrame};
 
 use super::{
     client::{Connection, Want},
@@ -62,7 +62,7 @@ struct View<'a> {
     /// Everything up to here is accounted for.
     at: Option<Cursor>,
     count: u64,
-    ids: HashSet<String>,
+    ids: HashSet<(Epoch, String)>,
     newest_only: bool,
 }
 
@@ -89,7 +89,8 @@ impl View<'_> {
         let stored = self.truth.get(c).context("was never stored")?;
         ensure!(stored.event.as_ref() == Some(d), "another one is stored: {:?}", stored.event);
         ensure!(wants(&self.want.filter, d), "was not wanted");
-        ensure!(self.ids.insert(d["id"].as_str().unwrap_or_default().to_owned()), "came twice");
+        // Of each stream: another one may have the same ids again, and all that it has is to come.
+        ensure!(self.ids.insert((c.epoch, d["id"].as_str().unwrap_or_default().to_owned())), "came twice");
         let passed = self.skip(c)?;
         if self.newest_only {
             // Repeats may count as well.
