@@ -184,7 +184,7 @@ impl Subs {
                 }
                 Entry::Gap(g) => {
                     let told = self.list.iter().filter(|s| s.behind.is_none() && g.next.seq > s.after + 1);
-                    out.extend(told.map(|s| Out::Gap(s.id.clone(), *g)));
+                    out.extend(told.map(|s| Out::Gap(s.id.clone(), g.behind(s.after))));
                 }
             }
         }
@@ -209,7 +209,8 @@ impl Subs {
                     }
                 }
                 Entry::Event(_) => {}
-                Entry::Gap(g) => out.push(Out::Gap(sub.id.clone(), *g)),
+                Entry::Gap(g) if g.next.seq > sub.after + 1 => out.push(Out::Gap(sub.id.clone(), g.behind(sub.after))),
+                Entry::Gap(_) => {}
             }
         }
         reader.pos = chunk.upto.min(limit);

@@ -33,6 +33,11 @@ impl Gap {
         Self { after: Cursor::bare(epoch, after), next: Cursor::bare(epoch, next), reason }
     }
 
+    /// What of it lies behind a place of the same stream: what came before was told, or is not wanted.
+    pub fn behind(self, pos: u64) -> Self {
+        if pos > self.after.seq { Self { after: Cursor::bare(self.next.epoch, pos), ..self } } else { self }
+    }
+
     /// How many messages are missing, where that can be known.
     pub fn lost(&self) -> Option<u64> {
         (self.reason != Reason::Epoch).then(|| self.next.seq.saturating_sub(self.after.seq + 1))
