@@ -316,6 +316,14 @@ impl Reader {
         }
         let request = json!({ "stream_name": self.options.stream, "config": config, "action": "create" });
         let created: Created = js::api(&self.link, &subject, &request).await?;
+        // Between the question and the consumer the stream may have been replaced: what the consumer delivers
+        // would be taken for messages of the old one.
+        let now = js::stream_info(&self.link, &self.options.stream).await?.created;
+        if self.created.as_ref() != Some(&now) {
+            let subject = format!("$JS.API.CONSUMER.DELETE.{}.{}", self.options.stream, created.name);
+            let _ = self.link.client.publish(subject, Bytes::new()).await;
+            return Err(End::Failed("the stream was replaced while the tail began".into()));
+        }
         Ok((sub, created.num_pending, info.state.last_seq, created.name))
     }
 

@@ -46,7 +46,8 @@ pub(super) async fn follow(hub: Arc<Hub>) {
         reader: "gateway_events".into(),
         headers_only: false,
     };
-    let mut tail = Tail::start_on(&hub.link, options.clone(), Some(info.created));
+    let mut created = info.created;
+    let mut tail = Tail::start_on(&hub.link, options.clone(), Some(created.clone()));
     hub.watch(tail.health());
     let mut items = Vec::with_capacity(BATCH);
     let mut steps = Vec::with_capacity(BATCH);
@@ -59,12 +60,13 @@ pub(super) async fn follow(hub: Arc<Hub>) {
         for item in std::mem::take(&mut items) {
             if doubtful && !matches!(item, Item::Lost { .. }) {
                 doubtful = false;
-                if is_other(&hub, epoch, last).await {
+                // A stream that was replaced says so itself.
+                if !matches!(item, Item::Reset { .. }) && is_other(&hub, epoch, last).await {
                     tracing::error!(last, "the log has lost its end and used its sequences again: clients are told, reading starts over");
                     last = 0;
                     steps.push(Step::Reset(epoch));
                     let from_the_first = Options { start: Start::Seq(1), ..options.clone() };
-                    tail = Tail::start(&hub.link, from_the_first);
+                    tail = Tail::start_on(&hub.link, from_the_first, Some(created.clone()));
                     hub.watch(tail.health());
                     break;
                 }
@@ -77,8 +79,9 @@ pub(super) async fn follow(hub: Arc<Hub>) {
                     last = last.max(m.seq);
                     steps.push(Step::Message(stored::delivered(epoch, &m)));
                 }
-                Item::Reset { created } => {
+                Item::Reset { created: now } => {
                     tracing::error!("the log's stream was recreated: clients are told, reading starts over");
+                    created = now;
                     epoch = Epoch::of(&stream, &created);
                     last = 0;
                     steps.push(Step::Reset(epoch));
