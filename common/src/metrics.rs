@@ -210,7 +210,6 @@ metrics! {
     Coordinator counter RISK_WARNINGS "haltline_risk_warnings_total" "Risk limits that the coordinator in this process found near";
     Worker counter TASKS_RUN "haltline_worker_tasks_total" "Tasks that the worker in this process finished";
     Worker counter TASKS_REDELIVERED "haltline_worker_tasks_redelivered_total" "Tasks that arrived for at least the second time";
-    Worker counter GUARD_REFUSALS "haltline_worker_guard_refusals_total" "Nodes that the control flag kept from starting";
     Worker gauge TASKS_IN_FLIGHT "haltline_worker_tasks_in_flight" "Tasks that the worker in this process holds";
     Gateway gauge WS_CLIENTS "haltline_gateway_ws_clients" "WebSocket clients connected to this gateway";
     Gateway counter WS_DELIVERIES "haltline_gateway_deliveries_total" "Events delivered to WebSocket clients";

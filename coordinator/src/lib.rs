@@ -3,6 +3,7 @@
 //! them, and move when one joins, leaves or dies.
 
 mod checkpoint;
+mod duty;
 mod keeper;
 mod loads;
 mod members;

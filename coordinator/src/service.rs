@@ -25,12 +25,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     checkpoint::{self, Taken},
-    keeper::Keeper,
+    duty::Duty,
+    keeper,
     members::{BEAT_EVERY, Beat, Members},
     perform,
     plans::Plans,
     requests::Requests,
-    risk::Risk,
+    risk,
     shard::{Leaving, Shard, next_inputs},
     sweep::Sweep,
 };
@@ -102,9 +103,9 @@ pub struct Service {
     looks: u32,
     reach: JoinSet<Option<u64>>,
     /// Risk limits, which whoever has shard 0 watches.
-    risk: Risk,
+    risk: Duty,
     /// The record of control flags, which whoever has shard 0 keeps.
-    keeper: Keeper,
+    keeper: Duty,
     /// The shard whose inputs were read last.
     turn: u32,
     leaving: bool,
@@ -165,8 +166,8 @@ impl Service {
             unread: None,
             looks: 0,
             reach: JoinSet::new(),
-            risk: Risk::default(),
-            keeper: Keeper::default(),
+            risk: Duty::default(),
+            keeper: Duty::default(),
             turn: 0,
             leaving: false,
             link,
@@ -247,8 +248,8 @@ impl Service {
                 _ = look.tick() => {
                     self.look_at_gate();
                     let watches = self.shards.get(&0).is_some_and(|s| !s.is_leaving());
-                    self.risk.tend(watches, &self.link, &self.id);
-                    self.keeper.tend(watches, &self.link, &self.id);
+                    self.risk.tend(watches, |stop| risk::run(self.link.clone(), self.id.clone(), stop));
+                    self.keeper.tend(watches, |stop| keeper::run(self.link.clone(), self.id.clone(), stop));
                     let now = clock::now();
                     self.shards.values_mut().for_each(|s| s.engine.tick(now));
                     self.let_go().await;

@@ -10,8 +10,8 @@ use std::{
 
 use haltline_common::{
     clock,
-    control_watch::{self, ControlWatch, Opened},
-    fault, metrics,
+    control_watch::{ControlWatch, Opened},
+    fault,
     planted::{Bug, planted},
     types::{
         Effect, Timestamp,
@@ -325,13 +325,10 @@ impl Context {
         }
         if let Some(control) = &self.control {
             let gate = control.guard(&self.place());
-            control_watch::count_refusal(&gate);
+            control.count(&gate);
             match gate {
                 Gate::Open => {}
-                Gate::Halted(flag) => {
-                    metrics::GUARD_REFUSALS.inc();
-                    return Err(NodeError::Halted(flag));
-                }
+                Gate::Halted(flag) => return Err(NodeError::Halted(flag)),
                 Gate::Unsure(why) => return Err(NodeError::Unsure(why)),
             }
         }

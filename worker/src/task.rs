@@ -10,7 +10,7 @@ use std::{
 
 use async_nats::{Message, Subject};
 use haltline_common::{
-    clock, control_watch, fault, history, metrics,
+    clock, fault, history, metrics,
     outbox::{AGAIN, Write},
     planted::{Bug, planted},
     retry::{self, Reconnect},
@@ -173,8 +173,7 @@ impl Walk {
                 }
                 Next::End(events) => {
                     if events.iter().any(|e| e.halted.is_some()) {
-                        metrics::GUARD_REFUSALS.inc();
-                        control_watch::count_refusal(&gate);
+                        self.flight.control.count(&gate);
                     }
                     return self.end(events).await;
                 }

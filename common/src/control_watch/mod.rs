@@ -137,6 +137,18 @@ impl ControlWatch {
         }
     }
 
+    /// Counts a refusal by its reason: `gate` is what was answered just now.
+    pub fn count(&self, gate: &Gate) {
+        let reason = match gate {
+            Gate::Open => return,
+            Gate::Halted(flag) => flag.state.as_str(),
+            Gate::Unsure(_) if self.doubt().is_some() || self.seen.borrow().flags.is_none() => "watch",
+            Gate::Unsure(_) if self.holder.as_ref().is_some_and(|h| !h.is_held()) => "lease",
+            Gate::Unsure(_) => "hold",
+        };
+        metrics::GUARD_REFUSED.count(reason);
+    }
+
     /// Why the copy of the flags cannot be trusted now, if it cannot.
     pub fn doubt(&self) -> Option<String> {
         match self.health.age() {
@@ -193,19 +205,6 @@ impl ControlWatch {
 pub fn prepare_metrics() {
     for reason in ["reducing", "hold", "halt", "shutdown", "lease", "watch"] {
         metrics::GUARD_REFUSED.set(reason, 0.0);
-    }
-}
-
-/// Counts a refusal of the guard by its reason.
-pub fn count_refusal(gate: &Gate) {
-    match gate {
-        Gate::Open => {}
-        Gate::Halted(flag) => metrics::GUARD_REFUSED.count(flag.state.as_str()),
-        Gate::Unsure(why) if why.contains("lease") => metrics::GUARD_REFUSED.count("lease"),
-        Gate::Unsure(why) if why.contains("watch") || why.contains("read") || why.contains("confirmed") => {
-            metrics::GUARD_REFUSED.count("watch");
-        }
-        Gate::Unsure(_) => metrics::GUARD_REFUSED.count("hold"),
     }
 }
 

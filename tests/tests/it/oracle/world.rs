@@ -48,7 +48,7 @@ impl World {
         let link = Link::connect(nats, names, "test").await?;
         topology::ensure(&link, &StorageSettings::default()).await?;
         let port = port::free();
-        let gateway = Gateway::InProcess(start(nats, namespace, port)?);
+        let gateway = Gateway::InProcess(start(nats, namespace, port).await?);
         let mut world = Self { link, gateway, port, truth: Truth::default() };
         world.began().await?;
         world.ready().await?;
@@ -135,7 +135,7 @@ impl World {
                 return site.spawn_gateway(None).await;
             }
         };
-        self.gateway = Gateway::InProcess(start(&url, self.names().namespace(), self.port)?);
+        self.gateway = Gateway::InProcess(start(&url, self.names().namespace(), self.port).await?);
         self.ready().await
     }
 
@@ -160,13 +160,20 @@ impl World {
     }
 }
 
-fn start(nats: &str, namespace: &str, port: u16) -> anyhow::Result<InProcess> {
+/// Binds a port that a gateway just had: a process that another test was about to start, between its fork and its exec,
+/// may hold the old socket for a moment.
+async fn bind(port: u16) -> anyhow::Result<std::net::TcpListener> {
+    let listener = until("the gateway's port", READY_WITHIN, async || Ok(std::net::TcpListener::bind(("127.0.0.1", port)).ok())).await?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+async fn start(nats: &str, namespace: &str, port: u16) -> anyhow::Result<InProcess> {
     let (stop, dead) = (CancellationToken::new(), CancellationToken::new());
     let names = Names::new(namespace).map_err(anyhow::Error::msg)?;
     let settings = GatewaySettings { port, ..GatewaySettings::default() };
     let (url, token, over) = (nats.to_owned(), stop.clone(), dead.clone());
-    let listener = std::net::TcpListener::bind(("127.0.0.1", port)).context("the gateway's port")?;
-    listener.set_nonblocking(true)?;
+    let listener = bind(port).await?;
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async move {
