@@ -3,6 +3,7 @@
 
 mod check;
 mod fleet;
+mod halts;
 mod inject;
 mod load;
 mod machine;
@@ -90,6 +91,10 @@ pub struct Args {
     /// Instead of a plan: restart every service in turn, so many times; no client may see an error
     #[arg(long, value_name = "TIMES")]
     rolling: Option<u32>,
+    /// Instead of a plan: so many halts at random moments, scopes and levels, with faults around each, while orders are attempted;
+    /// nothing that a confirmed halt covers may arrive at the market
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "500", conflicts_with_all = ["kill_all", "rolling", "until_violation", "plan"])]
+    halts: Option<u32>,
     /// Look at everything every 20 s and stop once something does not hold
     #[arg(long, conflicts_with_all = ["kill_all", "rolling"])]
     until_violation: bool,
@@ -152,6 +157,10 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     let folder =
         args.folder.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("haltline-torture-{seed}-{}", std::process::id())));
     let json = context.json;
+    if let Some(halts) = args.halts {
+        let outcome = halts::run(&args, halts, seed, &folder, context).await;
+        return Ok(halted(outcome, seed, &folder, named, json));
+    }
     match torture(&args, seed, &folder, context).await {
         Ok(report) => {
             let holds = report.violations.is_empty();
@@ -174,6 +183,28 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
                 output::json(&json!({ "seed": seed, "error": fail::chain(&e) }));
             }
             Ok(NOT_SET_UP)
+        }
+    }
+}
+
+/// The exit code of a campaign of halts; what is of use is kept.
+fn halted(outcome: anyhow::Result<bool>, seed: u64, folder: &Path, named: bool, json: bool) -> u8 {
+    match outcome {
+        Ok(true) if !named => {
+            // What remains is a temporary folder.
+            let _ = std::fs::remove_dir_all(folder);
+            0
+        }
+        Ok(holds) => {
+            eprintln!("everything is kept in {}", folder.display());
+            u8::from(!holds)
+        }
+        Err(e) => {
+            eprintln!("error: {}; what there is is kept in {}", fail::chain(&e), folder.display());
+            if json {
+                output::json(&json!({ "seed": seed, "error": fail::chain(&e) }));
+            }
+            NOT_SET_UP
         }
     }
 }

@@ -180,7 +180,8 @@ pub fn plan(seed: u64, lasts: Duration, every: Duration, targets: &Targets) -> V
     plan
 }
 
-fn fault(rng: &mut Rng, at: Duration, kind: Kind, role: &str, targets: &Targets) -> Fault {
+/// A fault of that kind, to one whose name begins with `role`.
+pub fn fault(rng: &mut Rng, at: Duration, kind: Kind, role: &str, targets: &Targets) -> Fault {
     let services = targets.services();
     let all = [&services[..], &targets.servers].concat();
     let workers_and_coordinators = [&targets.workers[..], &targets.coordinators].concat();

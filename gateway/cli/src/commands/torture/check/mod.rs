@@ -149,7 +149,8 @@ fn is_acknowledged(task: &Message, floors: &[(String, u64)]) -> bool {
 }
 
 impl Findings {
-    pub(super) fn add(&mut self, kind: &'static str, execution: &str, what: String) {
+    /// Something does not hold.
+    pub fn add(&mut self, kind: &'static str, execution: &str, what: String) {
         self.violations.push(Violation { kind, execution_id: execution.to_owned(), what });
     }
 }
