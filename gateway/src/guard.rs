@@ -91,11 +91,16 @@ impl FromRequestParts<App> for Entrance {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Self::Rejection> {
-        Ok(Self { headers: parts.headers.clone(), asker: asker(&parts.headers, &parts.extensions), target: parts.uri.path().to_owned() })
+        Ok(Self::of(parts))
     }
 }
 
 impl Entrance {
+    /// Of the request that a connection began with.
+    pub fn of(parts: &Parts) -> Self {
+        Self { headers: parts.headers.clone(), asker: asker(&parts.headers, &parts.extensions), target: parts.uri.path().to_owned() }
+    }
+
     /// Who comes in by a header or cookie; `None` if neither is there and one is needed.
     ///
     /// # Errors

@@ -9,6 +9,8 @@ mod cached;
 mod describe;
 mod feed;
 mod fleet;
+#[cfg(test)]
+mod fuzz;
 mod guard;
 mod halt;
 mod halts;

@@ -6,7 +6,7 @@ use std::{
     hash::Hash,
     net::IpAddr,
     sync::{Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Requests at once, in seconds of what is allowed for long.
@@ -16,6 +16,32 @@ const REFUSALS_PER_S: f64 = 2.0;
 const REFUSALS_BURST: f64 = 20.0;
 /// Callers remembered; beyond it those who have not asked for longest are forgotten.
 const CALLERS_MAX: usize = 20_000;
+
+/// Frames that a client of a socket sends within [`FLOW_WINDOW`]: many subscriptions at once, but no flood.
+const FLOW_MAX: u32 = 600;
+const FLOW_WINDOW: Duration = Duration::from_secs(10);
+
+/// What one socket's client sends.
+pub(crate) struct Flow {
+    since: Instant,
+    frames: u32,
+}
+
+impl Flow {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self { since: Instant::now(), frames: 0 }
+    }
+
+    /// Counts a frame; `false` if it is one too many.
+    pub fn one_more(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.since) > FLOW_WINDOW {
+            *self = Self { since: now, frames: 0 };
+        }
+        self.frames += 1;
+        self.frames <= FLOW_MAX
+    }
+}
 
 struct Bucket {
     left: f64,
@@ -84,9 +110,16 @@ impl Limits {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    #[test]
+    fn a_flood_is_told_from_a_burst() {
+        let mut flow = Flow::new();
+        let start = Instant::now();
+        assert_eq!((0..700).filter(|_| flow.one_more(start)).count(), 600);
+        assert!(!flow.one_more(start + Duration::from_secs(9)));
+        assert!(flow.one_more(start + Duration::from_secs(11)));
+    }
 
     #[test]
     fn a_bucket_empties_and_fills() {

@@ -64,6 +64,12 @@ impl Problem {
         &self.detail
     }
 
+    /// What it is about, if that is known.
+    #[cfg(test)]
+    pub fn field(&self) -> Option<&str> {
+        self.field.as_deref()
+    }
+
     /// Another status: 400 for what is not even readable.
     pub fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;

@@ -11,19 +11,22 @@
 //! | | `emergency_state`, a flag as stored, which the replaced server did not have; `error` |
 //!
 //! Keys may be written `workflow_id` or `workflowId`. Events carry their cursor as `_cursor`.
+//!
+//! A packet, and what one POST brings, has at most [`FRAME_MAX`] bytes, as a frame of the WebSocket: a larger one
+//! ends the connection. What is refused goes on record as at every other entrance.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use haltline_common::{
     clock, metrics,
-    types::feed::{Cursor, Filter, From, IfGap, Match, Mode, Sub},
+    types::feed::{Cursor, FRAME_MAX, Filter, From, IfGap, Match, Mode, Sub},
 };
 use serde_json::{Value, json};
 use socketioxide::{
-    SocketError, SocketIo,
+    ParserConfig, SocketError, SocketIo,
     extract::{Event, SocketRef, TryData},
     layer::SocketIoLayer,
 };
@@ -34,28 +37,51 @@ use crate::{
     app::App,
     auth::{Denied, Principal},
     feed::{Feed, Out, Snapshots},
+    guard::Entrance,
     halts::Halts,
     hub::Entry,
+    limits::Flow,
 };
 
 /// Events that a new subscription is given of what was before: as many as its clients know.
 const RECENT: usize = 100;
-/// Packets that wait for a slow client in the library; more wait in the log.
-const PACKETS_MAX: usize = 16;
-/// Bytes of an answer to a poll, and of what a client posts: the largest event has to fit.
+/// Bytes of them at most, and at least one: they are one packet, which has to fit into the answer to a poll.
+const RECENT_BYTES: usize = 1 << 20;
+/// Packets that wait for a slow client in the library; more wait in the log. An event has at most a megabyte and mostly
+/// less than one kilobyte: so a client that does not read holds some kilobytes, and eight megabytes if all that it does
+/// not take is as large as it can be.
+const PACKETS_MAX: usize = 8;
+/// Bytes of an answer to a poll: the largest event has to fit, and so has [`RECENT_BYTES`].
 const PAYLOAD_MAX: u64 = 2 << 20;
+/// Nothing of the vocabulary is binary; the library takes this for "more than none".
+const BINARIES_MAX: usize = 1;
+/// A connection that has not joined the namespace within this time is closed, as one without `hello`.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Where a token is needed: so long somebody without one may stay, who takes the place of others.
+const AUTHENTICATE: Duration = Duration::from_secs(30);
 /// Requests of a client that wait; more are refused.
 const ASKED_MAX: usize = 32;
 /// A client that takes nothing for this long is sent away.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
-/// Before a full buffer, or a log that cannot be read, is tried again.
-const AGAIN: Duration = Duration::from_millis(25);
+/// Before a full buffer is tried again: at first, and at most.
+const AGAIN: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(25)];
+/// Before a log that cannot be read is tried again.
+const RETRY: Duration = Duration::from_millis(500);
 /// How long the log may be unreadable.
 const UPSTREAM: Duration = Duration::from_secs(15);
 
 /// The layer that answers below `/socket.io`.
 pub(crate) fn layer(app: &App) -> SocketIoLayer {
-    let (layer, io) = SocketIo::builder().max_payload(PAYLOAD_MAX).max_buffer_size(PACKETS_MAX).ws_read_buffer_size(4096).build_layer();
+    let parser = ParserConfig::common().max_incoming_binaries(BINARIES_MAX).max_incoming_binary_buf_size(FRAME_MAX);
+    let (layer, io) = SocketIo::builder()
+        .max_payload(PAYLOAD_MAX)
+        .max_buffer_size(PACKETS_MAX)
+        .ws_read_buffer_size(4096)
+        .ws_max_message_size(FRAME_MAX)
+        .ws_max_frame_size(FRAME_MAX)
+        .connect_timeout(CONNECT)
+        .with_parser(parser)
+        .build_layer();
     let app = app.clone();
     io.ns("/", async move |socket: SocketRef, TryData(auth): TryData<Value>| connected(app.clone(), socket, auth.ok()).await);
     layer
@@ -71,11 +97,7 @@ async fn connected(app: App, socket: SocketRef, said: Option<Value>) {
         return;
     };
     let by_token = said.as_ref().and_then(|v| v["token"].as_str());
-    let known = match by_token {
-        Some(token) => app.auth.by_token(token).await,
-        None => app.auth.by_headers(&socket.req_parts().headers).await,
-    };
-    let principal = match known {
+    let principal = match who(&app, &socket, "connect", by_token).await {
         Ok(principal) => Some(Arc::new(principal)),
         Err(Denied::Missing) => None,
         Err(denied) => {
@@ -85,8 +107,12 @@ async fn connected(app: App, socket: SocketRef, said: Option<Value>) {
     };
     let (tx, asked) = mpsc::channel::<Asked>(ASKED_MAX);
     let gone = CancellationToken::new();
+    let (flow, flood) = (Arc::new(Mutex::new(Flow::new())), gone.clone());
     socket.on_fallback(async move |socket: SocketRef, Event(name), TryData(data): TryData<Value>| {
-        if tx.try_send((name, data.unwrap_or_default())).is_err() {
+        if !flow.lock().unwrap_or_else(PoisonError::into_inner).one_more(Instant::now()) {
+            let _ = socket.emit("error", &json!({ "message": "too many packets" }));
+            flood.cancel();
+        } else if tx.try_send((name, data.unwrap_or_default())).is_err() {
             let _ = socket.emit("error", &json!({ "message": "too many requests at once" }));
         }
     });
@@ -103,12 +129,26 @@ async fn connected(app: App, socket: SocketRef, said: Option<Value>) {
         asked,
         gone,
         failing: None,
+        since: Instant::now(),
         app,
     };
     tokio::spawn(async move {
         session.run().await;
         drop((permit, counted));
     });
+}
+
+/// Who somebody is: by the token that they said, else by how they connected. What is refused goes on record, and
+/// counts against their address.
+async fn who(app: &App, socket: &SocketRef, action: &str, token: Option<&str>) -> Result<Principal, Denied> {
+    let mut entrance = Entrance::of(socket.req_parts());
+    match token {
+        Some(token) => entrance.token(app, action, token).await,
+        None => match entrance.known(app, action).await {
+            Ok(principal) => principal.ok_or(Denied::Missing),
+            Err(problem) => Err(Denied::Invalid(problem.detail().to_owned())),
+        },
+    }
 }
 
 /// The client is gone, or has to go.
@@ -126,6 +166,7 @@ struct Session {
     asked: mpsc::Receiver<Asked>,
     gone: CancellationToken,
     failing: Option<Instant>,
+    since: Instant,
 }
 
 impl Session {
@@ -143,6 +184,10 @@ impl Session {
         });
         self.emit("connected", &hello).await?;
         loop {
+            if self.principal.is_none() && self.since.elapsed() >= AUTHENTICATE {
+                self.error(format!("nobody has authenticated within {} s", AUTHENTICATE.as_secs())).await?;
+                return Err(Over);
+            }
             self.flags().await?;
             let mut out = Vec::new();
             let stepped = self.feed.step(&mut out).await;
@@ -161,7 +206,7 @@ impl Session {
                 }
             }
             let until = self.principal.as_ref().and_then(|p| p.until);
-            let again = if self.failing.is_some() { AGAIN * 20 } else { Duration::from_secs(5) };
+            let again = if self.failing.is_some() { RETRY } else { Duration::from_secs(5) };
             tokio::select! {
                 () = self.gone.cancelled() => return Err(Over),
                 () = self.app.stop.cancelled() => return Err(Over),
@@ -190,6 +235,7 @@ impl Session {
     /// Emits, waiting for a client that is slow.
     async fn emit(&self, name: &str, data: &Value) -> Result<(), Over> {
         let until = Instant::now() + STALLED_AFTER;
+        let mut again = AGAIN[0];
         loop {
             match self.socket.emit(name, data) {
                 Ok(()) => return Ok(()),
@@ -199,7 +245,7 @@ impl Session {
             tokio::select! {
                 () = self.gone.cancelled() => return Err(Over),
                 () = self.app.stop.cancelled() => return Err(Over),
-                () = tokio::time::sleep(AGAIN) => {}
+                () = tokio::time::sleep(again) => again = (again * 2).min(AGAIN[1]),
             }
         }
     }
@@ -266,11 +312,9 @@ impl Session {
     }
 
     async fn authenticate(&mut self, data: &Value) -> Result<(), Over> {
-        let outcome = match data["token"].as_str().filter(|t| !t.is_empty()) {
-            Some(token) => self.app.auth.by_token(token).await,
-            // No token is good only where nobody needs one.
-            None => self.app.auth.by_headers(&self.socket.req_parts().headers).await,
-        };
+        // No token is good only where nobody needs one, or a cookie or header said who connected.
+        let token = data["token"].as_str().filter(|t| !t.is_empty());
+        let outcome = who(&self.app, &self.socket, "authenticate", token).await;
         let (success, message) = match outcome {
             Ok(p) if self.principal.as_ref().is_some_and(|old| old.name != p.name) => {
                 (false, "this connection is somebody else's".to_owned())
@@ -312,6 +356,7 @@ impl Session {
             Ok(found) => found,
             Err(why) => return self.error(why).await,
         };
+        let recent = newest(&recent, RECENT_BYTES);
         if !recent.is_empty() {
             let events: Vec<Value> = recent.iter().map(|e| event(e)).collect();
             self.emit("recent_events", &json!({ "count": events.len(), "events": events })).await?;
@@ -379,6 +424,16 @@ impl Session {
     }
 }
 
+/// The newest of them, as many as fit, at least one.
+fn newest(all: &[Arc<Entry>], bytes: usize) -> &[Arc<Entry>] {
+    let mut sum = 0;
+    let fits = all.iter().rev().take_while(|e| {
+        sum += e.bytes();
+        sum <= bytes
+    });
+    &all[all.len() - fits.count().max(1).min(all.len())..]
+}
+
 /// An event as it is stored, with its cursor.
 fn event(entry: &Entry) -> Value {
     let Entry::Event(e) = entry else { return Value::Null };
@@ -412,7 +467,64 @@ fn told(kind: &str, id: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use haltline_common::types::feed::Epoch;
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::hub::LogEvent;
+
+    #[test]
+    fn recent_events_fit_into_one_packet() {
+        let event = |n: usize| {
+            let line = format!(r#"{{"type":"t","id":"{n}","pad":"{}"}}"#, "x".repeat(1000));
+            Arc::new(Entry::Event(LogEvent::read(Epoch(1), n as u64, line.as_bytes()).remove(0).expect("reads")))
+        };
+        let all: Vec<_> = (0..10).map(event).collect();
+        let seqs = |bytes| newest(&all, bytes).iter().map(|e| e.seq()).collect::<Vec<_>>();
+        assert_eq!((seqs(1 << 20).len(), seqs(all[0].bytes() * 3), seqs(1)), (10, vec![7, 8, 9], vec![9]));
+        assert!(newest(&[], 1).is_empty());
+    }
+
+    /// JSON with the names that packets have.
+    fn payload() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from)
+        ];
+        let name = prop_oneof![
+            prop::sample::select(vec!["workflow_id", "workflowId", "bot_id", "type", "id", "token"]).prop_map(str::to_owned),
+            any::<String>()
+        ];
+        leaf.prop_recursive(3, 20, 4, move |inner| {
+            let map = prop::collection::vec((name.clone(), inner.clone()), 0..4).prop_map(|m| Value::Object(m.into_iter().collect()));
+            prop_oneof![prop::collection::vec(inner, 0..4).prop_map(Value::from), map]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
+
+        /// Whatever a packet brings: an id that is a text becomes a subscription that is checked, all else is missing.
+        #[test]
+        fn any_payload_names_something_or_nothing(data in payload(), kind in prop::sample::select(vec!["workflow", "bot", "strategy"])) {
+            match id_of(kind, &data) {
+                Some(id) => {
+                    let filter = Filter { workflow: vec![Match::Is(id.clone())], ..Filter::default() };
+                    let room = room(kind, &id);
+                    let sub = Sub { rid: None, id: room, filter: filter.clone(), from: From::Live(true), if_gap: IfGap::Continue, mode: Mode::Lossless };
+                    prop_assert_eq!(sub.check().is_ok(), filter.check().is_ok());
+                    prop_assert_eq!(&told(kind, &id)[format!("{kind}Id")], &Value::from(id));
+                }
+                None => {
+                    let (snake, camel) = (format!("{kind}_id"), format!("{kind}Id"));
+                    let given = data.get(snake).or(data.get(camel));
+                    prop_assert!(given.is_none_or(|v| v.as_str().is_none_or(str::is_empty)));
+                }
+            }
+        }
+    }
 
     #[test]
     fn keys_are_read_in_both_styles() {

@@ -342,7 +342,40 @@ fn decoded(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+        /// Any query and any `Last-Event-ID`: a subscription that passes its own check, or a field and a sentence.
+        #[test]
+        fn any_query_is_a_subscription_or_names_a_field(
+            pairs in prop::collection::vec(
+                (
+                    prop::sample::select(vec!["workflow", "bot", "strategy", "execution", "node", "type", "filter", "from", "if_gap", "mode", "x"]),
+                    prop_oneof![
+                        any::<String>(),
+                        "[a-z*%0-9+]{0,12}",
+                        prop::sample::select(vec!["live", "snapshot", "seq:0", "seq:18446744073709551615", "last:1001", "last:-1", "since:x", "cursor:", "cursor:00000007.9.-", "{}", "[]", "%7B%22not%22%3A%5B%5D%7D"]).prop_map(str::to_owned),
+                    ],
+                ),
+                0..5,
+            ),
+            raw in any::<String>(),
+            last in prop::option::of(prop::collection::vec(any::<u8>(), 0..30)),
+        ) {
+            let joined: Vec<String> = pairs.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let last = last.and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
+            for query in [joined.join("&"), raw] {
+                match asked(&query, last.as_ref()) {
+                    Ok(sub) => prop_assert!(sub.check().is_ok(), "{}", query),
+                    Err((field, why)) => prop_assert!(!field.is_empty() && !why.is_empty()),
+                }
+            }
+        }
+    }
 
     #[test]
     fn queries_are_subscriptions() {

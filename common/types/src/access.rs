@@ -83,7 +83,7 @@ pub struct StoredToken {
     /// What it allows.
     pub role: Role,
     /// What it covers.
-    #[serde(default, skip_serializing_if = "Scopes::all")]
+    #[serde(default, skip_serializing_if = "Scopes::all", deserialize_with = "crate::json::object")]
     pub scopes: Scopes,
     /// SHA-256 of the secret, in hex. The secret has 240 random bits: no slower digest makes it safer.
     pub sha256: String,
@@ -187,6 +187,15 @@ mod tests {
         let s = Scopes { bots: vec!["b1".into(), "b2".into()], ..Scopes::default() };
         assert!(s.admit("w", "b2", "") && !s.admit("w", "b3", "") && !s.admit("w", "", "s"));
         assert!(Scopes::default().admit("", "", "") && Scopes::default().all() && !s.all());
+        let stored = |scopes: &str| {
+            let token = format!(
+                r#"{{"id":"i","name":"n","role":"viewer","scopes":{scopes},"sha256":"","created_at":"2026-01-01T00:00:00Z","created_by":""}}"#
+            );
+            serde_json::from_str::<StoredToken>(&token)
+        };
+        assert!(stored(r#"{"bots":["b1"]}"#).is_ok_and(|t| t.scopes.bots == ["b1"]));
+        // A list is no scopes: read field by field, an empty one would cover everything.
+        assert!(stored("[]").is_err() && stored(r#"[["w"]]"#).is_err() && stored("null").is_err());
         let both = Scopes { workflows: vec!["w".into()], ..s };
         assert!(both.admit("w", "b1", "") && !both.admit("v", "b1", ""));
     }

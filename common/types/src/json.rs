@@ -1,8 +1,11 @@
 //! JSON as it is written: one line, and how long it would be.
 
-use std::io;
+use std::{fmt, io, marker::PhantomData};
 
-use serde::Serialize;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 struct Counter(usize);
 
@@ -48,6 +51,25 @@ pub fn lines(body: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
 /// The last line: what a message of the log that is an input says.
 pub fn last_line(body: &[u8]) -> &[u8] {
     lines(body).next_back().unwrap_or_default()
+}
+
+/// Reads a value from an object alone, for `deserialize_with`. Derived code takes a list as well, field by field, and
+/// an empty one as all defaults: where a default means "everything", a slip must not say so.
+///
+/// # Errors
+/// Of the value's `Deserialize`, and for what is no object.
+pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> Result<T, D::Error> {
+    struct Read<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Read<T> {
+        type Value = T;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+    d.deserialize_map(Read(PhantomData))
 }
 
 #[cfg(test)]

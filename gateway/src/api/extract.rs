@@ -32,12 +32,17 @@ impl<T: DeserializeOwned + Send> FromRequestParts<App> for Asked<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
-        let query = parts.uri.query().unwrap_or_default();
-        let pairs = serde_html_form::Deserializer::from_bytes(query.as_bytes());
-        serde_path_to_error::deserialize(pairs)
-            .map(Self)
-            .map_err(|e| Problem::from(misshaped(&e, "query")).with_status(StatusCode::BAD_REQUEST))
+        query(parts.uri.query().unwrap_or_default()).map(Self)
     }
+}
+
+/// Reads a query.
+///
+/// # Errors
+/// `Invalid` with 400, naming the field.
+pub(crate) fn query<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
+    let pairs = serde_html_form::Deserializer::from_bytes(text.as_bytes());
+    serde_path_to_error::deserialize(pairs).map_err(|e| Problem::from(misshaped(&e, "query")).with_status(StatusCode::BAD_REQUEST))
 }
 
 impl<T: JsonSchema> Input for Asked<T> {
@@ -54,9 +59,20 @@ impl<T: DeserializeOwned> FromRequest<App> for Given<T> {
 
     async fn from_request(request: Request, state: &App) -> Result<Self, Problem> {
         let Raw { bytes, .. } = Raw::from_request(request, state).await?;
-        let value = parse(&bytes)?;
-        serde_path_to_error::deserialize(value).map(Self).map_err(|e| misshaped(&e, "body").into())
+        body(&bytes).map(Self)
     }
+}
+
+/// Reads a body of JSON, which is an object: a list would be taken field by field.
+///
+/// # Errors
+/// As [`parse`]; `Invalid`, naming the field, where the shape is another one.
+pub(crate) fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let value = parse(bytes)?;
+    if !value.is_object() {
+        return Err(ApiError::invalid("body", "must be a JSON object").into());
+    }
+    serde_path_to_error::deserialize(value).map_err(|e| misshaped(&e, "body").into())
 }
 
 impl<T: JsonSchema> Input for Given<T> {

@@ -20,6 +20,8 @@ use axum::{
 pub(crate) use describe::{Described, Input, Output};
 pub(crate) use document::Operation;
 pub(crate) use extract::{Asked, Expected, Given, Key, Page, Raw, Reply, Text, parse};
+#[cfg(test)]
+pub(crate) use extract::{body, query};
 
 use crate::{app::App, auth::Need, guard};
 

@@ -39,7 +39,7 @@ struct Claims {
     jti: Option<String>,
     #[serde(rename = "haltline_role")]
     role: Role,
-    #[serde(rename = "haltline_scopes", default)]
+    #[serde(rename = "haltline_scopes", default, deserialize_with = "haltline_common::types::json::object")]
     scopes: Scopes,
 }
 

@@ -133,7 +133,7 @@ struct New {
     /// What it allows.
     role: Role,
     /// What it covers; everything if absent.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "haltline_common::types::json::object")]
     scopes: Scopes,
     /// How long it counts, as `12h` or `30d`; for ever if absent.
     expires_in: Option<Millis>,

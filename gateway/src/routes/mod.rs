@@ -14,13 +14,18 @@ use std::time::Duration;
 
 use axum::{
     Router,
+    body::Body,
     extract::{DefaultBodyLimit, Request, State},
     http::{HeaderName, HeaderValue, Method, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
 use haltline_client::{ApiError, Code};
-use haltline_common::{metrics, types::limits::MESSAGE_BYTES_MAX};
+use haltline_common::{
+    metrics,
+    types::{feed::FRAME_MAX, limits::MESSAGE_BYTES_MAX},
+};
+use http_body_util::Limited;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
@@ -78,11 +83,15 @@ pub(crate) fn router(app: &App) -> Router {
 }
 
 /// Refuses what no page but ours may do, and ends what takes too long.
-async fn bounds(State(app): State<App>, request: Request, next: Next) -> Response {
+async fn bounds(State(app): State<App>, mut request: Request, next: Next) -> Response {
     if let Err(problem) = guard::from_here(&app, request.method(), request.uri().path(), request.headers()) {
         let asker = guard::asker(request.headers(), request.extensions());
         app.audit.refusal(&asker, "request", request.uri().path(), problem.status(), problem.detail()).await;
         return problem.into_response();
+    }
+    // What the library behind it would read goes by its limit for answers, which is larger.
+    if app.settings.socketio && request.uri().path().starts_with("/socket.io") {
+        request = request.map(|body| Body::new(Limited::new(body, FRAME_MAX)));
     }
     match tokio::time::timeout(REQUEST_MAX, next.run(request)).await {
         Ok(response) => response,

@@ -15,12 +15,10 @@ use tokio::sync::mpsc;
 use haltline_common::types::feed::{Auth, ClientFrame, Code, Hello, ServerFrame, Sub, Unsub, close};
 
 use super::frames;
+use crate::limits::Flow;
 
 /// Frames waiting for the writing half; more wait in the socket.
 pub(super) const QUEUE_MAX: usize = 8;
-/// Frames of a client within [`RATE_WINDOW`]: many subscriptions at once, but no flood.
-const RATE_MAX: u32 = 600;
-const RATE_WINDOW: Duration = Duration::from_secs(10);
 
 /// What the reading half passes on.
 pub(super) enum Asked {
@@ -60,8 +58,7 @@ impl Heard {
 
 /// Reads until the connection ends.
 pub(super) async fn read(mut socket: SplitStream<WebSocket>, heard: Arc<Heard>, out: mpsc::Sender<Asked>) {
-    let mut window = Instant::now();
-    let mut frames_in_window = 0;
+    let mut flow = Flow::new();
     while let Some(message) = socket.next().await {
         heard.mark();
         let asked = match message {
@@ -76,11 +73,7 @@ pub(super) async fn read(mut socket: SplitStream<WebSocket>, heard: Arc<Heard>, 
             Err(e) if e.to_string().contains("too long") => Asked::Close(close::TOO_BIG, "a frame has more than 65536 bytes"),
             Err(_) => return,
         };
-        if window.elapsed() > RATE_WINDOW {
-            (window, frames_in_window) = (Instant::now(), 0);
-        }
-        frames_in_window += 1;
-        let asked = if frames_in_window > RATE_MAX { Asked::Close(close::RATE, "too many frames") } else { asked };
+        let asked = if flow.one_more(Instant::now()) { asked } else { Asked::Close(close::RATE, "too many frames") };
         let last = matches!(asked, Asked::Close(..));
         if out.send(asked).await.is_err() || last {
             return;
@@ -88,8 +81,14 @@ pub(super) async fn read(mut socket: SplitStream<WebSocket>, heard: Arc<Heard>, 
     }
 }
 
+const NO_FRAME: &str = "a frame must be a JSON object with t";
+
 /// A frame's meaning; `None` for a pong.
 fn parse(text: &str) -> Option<Asked> {
+    // Derived code takes a list as well, as `["pong"]`.
+    if !text.trim_start().starts_with('{') {
+        return Some(Asked::Close(close::BAD_FRAME, NO_FRAME));
+    }
     match serde_json::from_str(text) {
         Ok(ClientFrame::Hello(h)) => Some(Asked::Hello(Box::new(h))),
         Ok(ClientFrame::Sub(s)) => Some(Asked::Sub(s)),
@@ -106,7 +105,7 @@ fn wrong(text: &str, error: &str) -> Asked {
     match value.get("t").and_then(serde_json::Value::as_str) {
         Some("hello" | "sub" | "unsub" | "auth") => Asked::Answer(Box::new(frames::err(rid(&value), Code::BadFrame, error))),
         Some(_) => Asked::Answer(Box::new(frames::err(rid(&value), Code::UnknownFrame, "t must be hello, sub, unsub, auth or pong"))),
-        None => Asked::Close(close::BAD_FRAME, "a frame must be a JSON object with t"),
+        None => Asked::Close(close::BAD_FRAME, NO_FRAME),
     }
 }
 
@@ -116,6 +115,8 @@ fn rid(frame: &serde_json::Value) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -130,5 +131,41 @@ mod tests {
         let told = answer(r#"{"t":"sub","rid":7,"id":"s","filter":{"bot":[5]}}"#);
         assert!(told.contains("\"rid\":7") && told.contains("bad_frame") && told.contains("prefix"), "{told}");
         assert!(parse(r#"{"t":"pong"}"#).is_none());
+        assert!(matches!(parse(r#"["pong"]"#), Some(Asked::Close(close::BAD_FRAME, _))));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+        /// Text of any kind, as a frame and in the fields of one: it is understood, told to be wrong, or ends the
+        /// connection with one code. An answer is itself a frame, and names the request that it is about.
+        #[test]
+        fn any_text_is_understood_or_refused(
+            text in prop_oneof![any::<String>(), r#"[\[{"t:,subhelo}\] 0-9]{0,40}"#],
+            kind in prop_oneof![prop::sample::select(vec!["hello", "sub", "unsub", "auth", "pong", "halt", ""]).prop_map(str::to_owned), any::<String>()],
+            field in prop::sample::select(vec!["v", "rid", "id", "filter", "from", "token", "client", "mode", "if_gap"]),
+            rid in any::<u64>(),
+        ) {
+            let as_field = serde_json::json!({ "t": kind, "rid": rid, field: text }).to_string();
+            for frame in [text.as_str(), &as_field] {
+                match parse(frame) {
+                    Some(Asked::Answer(answer)) => {
+                        let written = frames::text(&answer);
+                        let read: ServerFrame = serde_json::from_str(&written).expect("a frame");
+                        let ServerFrame::Err(e) = read else { panic!("{written}") };
+                        prop_assert!(!e.msg.is_empty() && (frame == text || field == "rid" || e.rid == Some(rid)), "{}", written);
+                    }
+                    Some(Asked::Close(code, why)) => {
+                        prop_assert!(code == close::BAD_FRAME && why.len() <= 123, "{} {}", code, why);
+                        let object = serde_json::from_str::<serde_json::Value>(frame).is_ok_and(|v| v["t"].is_string() && v.is_object());
+                        prop_assert!(!object, "{}", frame);
+                    }
+                    Some(_) | None => {
+                        let object = frame.trim_start().starts_with('{');
+                        prop_assert!(object);
+                    }
+                }
+            }
+        }
     }
 }

@@ -1,8 +1,13 @@
 //! Which events a subscription wants. Fields AND, values OR; `and`, `or` and `not` nest. A missing id
 //! matches nothing.
 
+use std::{borrow::Cow, fmt};
+
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, MapAccess, Visitor},
+};
 
 use super::CONTROL_EVENT;
 
@@ -16,6 +21,9 @@ const PARTS_MAX: usize = 64;
 const DEPTH_MAX: usize = 8;
 /// Stars of a type: matching takes longer with each.
 const STARS_MAX: usize = 4;
+
+/// Fields of a filter.
+const NAMES: &[&str] = &["workflow", "bot", "strategy", "execution", "node", "type", "and", "or", "not"];
 
 /// What a filter looks at; empty where an event has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,8 +43,8 @@ pub struct Subject<'a> {
 }
 
 /// A value of a field.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "a value must be a text or {\"prefix\": text}")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(untagged)]
 pub enum Match {
     /// Exactly this.
     Is(String),
@@ -45,7 +53,7 @@ pub enum Match {
 }
 
 /// See [`Match::Prefix`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Prefix {
     /// The beginning.
@@ -67,7 +75,7 @@ impl Match {
 }
 
 /// A filter. What is absent does not restrict; `{}` matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Filter {
     /// Workflow ids.
@@ -97,6 +105,71 @@ pub struct Filter {
     /// And not this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not: Option<Box<Filter>>,
+}
+
+// Read by hand: derived code takes a list as well, field by field, and an empty one as a filter that shows everything.
+
+impl<'de> Deserialize<'de> for Match {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Match;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or {\"prefix\": text}")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Match, E> {
+                Ok(Match::Is(text.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Match, A::Error> {
+                let mut prefix = None;
+                while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+                    if name != "prefix" {
+                        return Err(A::Error::unknown_field(&name, &["prefix"]));
+                    }
+                    prefix = Some(map.next_value()?);
+                }
+                prefix.map(|prefix| Match::Prefix(Prefix { prefix })).ok_or_else(|| A::Error::missing_field("prefix"))
+            }
+        }
+        d.deserialize_any(Read)
+    }
+}
+
+impl<'de> Deserialize<'de> for Filter {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Filter;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a filter, which is an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Filter, A::Error> {
+                let (mut f, mut given) = (Filter::default(), Vec::new());
+                while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+                    let Some(known) = NAMES.iter().find(|known| **known == name) else {
+                        return Err(A::Error::unknown_field(&name, NAMES));
+                    };
+                    if given.contains(known) {
+                        return Err(A::Error::duplicate_field(known));
+                    }
+                    given.push(*known);
+                    match *known {
+                        "workflow" => f.workflow = map.next_value()?,
+                        "bot" => f.bot = map.next_value()?,
+                        "strategy" => f.strategy = map.next_value()?,
+                        "execution" => f.execution = map.next_value()?,
+                        "node" => f.node = map.next_value()?,
+                        "type" => f.kind = map.next_value()?,
+                        "and" => f.and = map.next_value()?,
+                        "or" => f.or = map.next_value()?,
+                        _ => f.not = map.next_value()?,
+                    }
+                }
+                Ok(f)
+            }
+        }
+        d.deserialize_map(Read)
+    }
 }
 
 impl Filter {
@@ -301,6 +374,9 @@ mod tests {
         assert!(unknown.contains("worklow"), "{unknown}");
         let wrong = serde_json::from_str::<Filter>(r#"{"bot":[7]}"#).expect_err("is refused").to_string();
         assert!(wrong.contains("prefix"), "{wrong}");
+        for list in ["[]", r#"[["w"]]"#, r#"{"not":[]}"#, r#"{"and":[[]]}"#, r#"{"bot":[["b"]]}"#, r#"{"bot":["b"],"bot":[]}"#] {
+            assert!(serde_json::from_str::<Filter>(list).is_err(), "{list}");
+        }
     }
 
     #[test]

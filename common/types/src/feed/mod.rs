@@ -4,6 +4,8 @@
 mod client;
 mod cursor;
 mod filter;
+#[cfg(test)]
+mod fuzz;
 mod server;
 
 pub use client::{Auth, ClientFrame, ClientInfo, From, Hello, IfGap, Mode, Sub, SubError, Unsub};

@@ -139,3 +139,39 @@ fn ready(app: &App) -> Result<(), Problem> {
     }
     Err(ApiError::new(Code::Unavailable, "the list of executions is still being read; repeat").into())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::api::query;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+        /// Any query: filters, or 400 or 422 with the field that is wrong.
+        #[test]
+        fn any_query_is_a_list_or_names_a_field(
+            pairs in prop::collection::vec(
+                (
+                    prop::sample::select(vec!["workflow_id", "bot_id", "status", "since", "until", "id", "sort", "limit", "cursor", "x"]),
+                    prop_oneof![any::<String>(), "[a-z0-9%,]{0,9}", prop::sample::select(vec!["failed", "running,x", "2026-01-01T00:00:00Z", "-1", "501", "9999999999999999999999", "t.1.x"]).prop_map(str::to_owned)],
+                ),
+                0..5,
+            ),
+            raw in any::<String>(),
+        ) {
+            let joined: Vec<String> = pairs.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            for text in [joined.join("&"), raw] {
+                match query::<Filters>(&text).and_then(|f| wanted(&f)) {
+                    Ok(wanted) => prop_assert!(wanted.workflows.len() <= VALUES_MAX),
+                    Err(problem) => {
+                        let status = problem.status();
+                        prop_assert!((status == 400 || status == 422) && !problem.detail().is_empty() && problem.field().is_some(), "{}: {:?}", text, problem);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -9,7 +9,7 @@
 
 mod check;
 pub mod client;
-mod run;
+pub mod run;
 mod truth;
 mod world;
 
