@@ -22,6 +22,8 @@ use haltline_common::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::auth::Principal;
+
 /// How often certainty is looked at: it fades without any message.
 const LOOK: Duration = Duration::from_millis(250);
 /// Changes kept for clients that are slow to take them; who missed more gets all flags as they are.
@@ -135,6 +137,11 @@ impl Halts {
         self.tell(global);
         true
     }
+}
+
+/// Those of them that somebody may know of: see [`Scopes::concerned`].
+pub(crate) fn known_to(principal: &Principal, flags: impl IntoIterator<Item = HaltState>) -> impl Iterator<Item = HaltState> {
+    flags.into_iter().filter(|f| f.scope.parse::<Scope>().is_ok_and(|scope| principal.scopes.concerned(&scope)))
 }
 
 /// Follows the control bucket; the task ends when its handle is dropped.

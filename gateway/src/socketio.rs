@@ -38,7 +38,7 @@ use crate::{
     auth::{Denied, Principal},
     feed::{Feed, Out, Snapshots},
     guard::Entrance,
-    halts::Halts,
+    halts::{Halts, known_to},
     hub::Entry,
     limits::Flow,
 };
@@ -256,14 +256,12 @@ impl Session {
 
     /// Flags as they are stored; only for those who may look.
     async fn flags(&mut self) -> Result<(), Over> {
-        if self.principal.is_none() {
-            return Ok(());
-        }
+        let Some(principal) = self.principal.clone() else { return Ok(()) };
         let halts = self.halts.borrow_and_update().clone();
         let told =
             if self.halt_seen == 0 { std::iter::once(halts.global()).chain(halts.scoped()).collect() } else { halts.since(self.halt_seen) };
         self.halt_seen = halts.version().max(1);
-        for state in told {
+        for state in known_to(&principal, told) {
             self.emit("emergency_state", &serde_json::to_value(&state).unwrap_or_default()).await?;
         }
         Ok(())

@@ -29,7 +29,7 @@ use crate::{
     app::App,
     auth::{Denied, Who},
     feed::{Feed, Out},
-    halts::Halts,
+    halts::{Halts, known_to},
     hub::Entry,
     problem::Problem,
     ws::frames,
@@ -73,7 +73,7 @@ pub(crate) async fn events(State(app): State<App>, who: Who, headers: HeaderMap,
     let mut first = format!("retry: {RETRY_MS}\n\n");
     let mut halts = app.halts.clone();
     let now = halts.borrow_and_update().clone();
-    for state in std::iter::once(now.global()).chain(now.scoped()) {
+    for state in known_to(feed.principal(), std::iter::once(now.global()).chain(now.scoped())) {
         named(&mut first, &ServerFrame::Halt(state));
     }
     for frame in frames::begun(None, SUB, begun) {
@@ -153,7 +153,7 @@ impl Streaming {
         }
         if self.halts.has_changed().unwrap_or(false) {
             let halts = self.halts.borrow_and_update().clone();
-            for state in halts.since(self.halt_seen) {
+            for state in known_to(self.feed.principal(), halts.since(self.halt_seen)) {
                 named(&mut self.pending, &ServerFrame::Halt(state));
             }
             self.halt_seen = halts.version();

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Runs clients that nobody here wrote against a real Haltline: the nats CLI, nats-py, nats.go, ws,
-websockets, Socket.IO's own clients, curl and a browser.
+websockets, Socket.IO's own clients, curl and a browser; and the code in the guides.
 
 Starts `haltline dev` on free ports, runs one part after another and ends what it started. Prints TAP
 lines and, last, `N passed, N failed`. A tool that is missing is a failure: a client test that did not
@@ -175,6 +175,7 @@ def main():
                 "python-socketio": [nats and sys.executable, str(HERE / "python/socketio_client.py")],
                 "curl": [nats and shutil.which("curl") and sys.executable, str(HERE / "python/events.py")],
                 "dashboard": [node, str(HERE / "node/dashboard.mjs")],
+                "guides": [node and sys.executable, str(HERE / "guides.py")],
                 "nats.go": [go, "run", "-C", str(HERE / "go"), "."],
                 "browser": [nats and env["HALTLINE_CHROMIUM"] and node or None, str(HERE / "node/browser.mjs")],
                 # Last: it starts and ends what it likes.

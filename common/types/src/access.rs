@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use crate::{Timestamp, control::Scope};
 
 /// What every API token begins with, so that one is found where it should not be.
 pub const TOKEN_PREFIX: &str = "hlt_";
@@ -64,6 +64,18 @@ impl Scopes {
     pub fn admit(&self, workflow: &str, bot: &str, strategy: &str) -> bool {
         let one = |wanted: &[String], have: &str| wanted.is_empty() || (!have.is_empty() && wanted.iter().any(|w| w == have));
         one(&self.workflows, workflow) && one(&self.bots, bot) && one(&self.strategies, strategy)
+    }
+
+    /// Whether a flag of this scope may stop something that is known. One of a venue or a node type may; one of a bot
+    /// that is not known is none of their business.
+    pub fn concerned(&self, scope: &Scope) -> bool {
+        let one = |known: &[String], id: &str| known.is_empty() || known.iter().any(|k| k == id);
+        match scope {
+            Scope::Workflow(id) => one(&self.workflows, id),
+            Scope::Bot(id) => one(&self.bots, id),
+            Scope::Strategy(id) => one(&self.strategies, id),
+            Scope::Global | Scope::Venue(_) | Scope::NodeType(_) => true,
+        }
     }
 
     /// Whether everything is known.
@@ -196,6 +208,8 @@ mod tests {
         assert!(stored(r#"{"bots":["b1"]}"#).is_ok_and(|t| t.scopes.bots == ["b1"]));
         // A list is no scopes: read field by field, an empty one would cover everything.
         assert!(stored("[]").is_err() && stored(r#"[["w"]]"#).is_err() && stored("null").is_err());
+        let concerned = |scope: &str| s.concerned(&scope.parse().expect("a scope"));
+        assert!(concerned("global") && concerned("bot:b1") && concerned("workflow:w") && concerned("venue:v") && !concerned("bot:b3"));
         let both = Scopes { workflows: vec!["w".into()], ..s };
         assert!(both.admit("w", "b1", "") && !both.admit("v", "b1", ""));
     }

@@ -1,7 +1,12 @@
 //! The state of what a subscription matches: executions as a listing shows them; for executions that
 //! are named, their nodes as well.
+//!
+//! What follows a snapshot are events behind its place, so it has to show all that the events up to there did. Records
+//! are not events: an execution's is stored before its first event, and its final one after its last. So the list is
+//! read when it has every record that was stored by then, and an end that the log has already is put over a record that
+//! does not know it yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use haltline_client::Code;
 use haltline_common::{
@@ -18,6 +23,7 @@ use serde_json::Value;
 use crate::{
     app::App,
     auth::{Principal, Who},
+    hub::Entry,
     index::{Summary, Wanted},
 };
 
@@ -43,7 +49,7 @@ impl Snapshots for App {
     async fn state(&self, filter: &Filter, principal: &Principal, pos: u64) -> Result<State, String> {
         match filter.executions() {
             Some(ids) => named(self, &ids, filter, principal, pos).await,
-            None => listed(self, filter, principal).await,
+            None => listed(self, filter, principal, pos).await,
         }
     }
 }
@@ -51,10 +57,11 @@ impl Snapshots for App {
 /// Executions that are read with their nodes: each costs a few requests.
 const NAMED_MAX: usize = 16;
 
-async fn listed(app: &App, filter: &Filter, principal: &Principal) -> Result<State, String> {
+async fn listed(app: &App, filter: &Filter, principal: &Principal, pos: u64) -> Result<State, String> {
     if !app.index.ready() {
         return Err("the executions have not been read yet".into());
     }
+    app.index.caught_up(&app.link).await?;
     let (of, who) = (filter.clone(), principal.clone());
     let wants = move |s: &Summary| {
         let subject = Subject {
@@ -71,8 +78,30 @@ async fn listed(app: &App, filter: &Filter, principal: &Principal) -> Result<Sta
         return Ok(State::default());
     }
     let (found, more) = app.index.newest(base, wants, SNAPSHOT_MAX).await.map_err(|e| e.message)?;
-    let items = found.iter().filter_map(|s| serde_json::to_value(s).ok()).collect();
+    let mut items: Vec<Value> = found.iter().filter_map(|s| serde_json::to_value(s).ok()).collect();
+    let running = found.into_iter().filter(|s| !s.status.is_terminal()).map(|s| s.execution_id).collect::<HashSet<_>>();
+    if !running.is_empty() {
+        for entry in app.hub.ends(&running, pos) {
+            if let Entry::Event(end) = &*entry
+                && let Some(item) = items.iter_mut().find(|i| i["execution_id"] == *end.execution)
+                && let Ok(end) = serde_json::from_str::<Event>(end.json())
+            {
+                close(item, &end);
+            }
+        }
+    }
     Ok(State { items, more })
+}
+
+/// Puts an execution's last event over what a record knew before it.
+fn close(item: &mut Value, end: &Event) {
+    let Value::Object(item) = item else { return };
+    let texts = [("status", &end.status), ("error", &end.error), ("error_type", &end.error_type), ("reason", &end.reason)];
+    item.extend(texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text.clone()?.into()))));
+    item.insert("finished_at".into(), end.timestamp.to_string().into());
+    if let Some(ms) = end.duration_ms {
+        item.insert("duration_ms".into(), ms.into());
+    }
 }
 
 async fn named(app: &App, ids: &[&str], filter: &Filter, principal: &Principal, pos: u64) -> Result<State, String> {
@@ -102,6 +131,10 @@ async fn named(app: &App, ids: &[&str], filter: &Filter, principal: &Principal, 
                 map.remove(hidden);
             }
             map.insert("nodes".into(), serde_json::to_value(&nodes).unwrap_or_default());
+        }
+        let ended = events.iter().find(|(seq, event)| *seq <= pos && event.kind.is_terminal());
+        if let Some((_, end)) = ended.filter(|_| !record.status.is_terminal()) {
+            close(&mut item, end);
         }
         state.items.push(item);
     }
@@ -152,5 +185,27 @@ impl<'a> Node<'a> {
         } else if !matches!(event.kind, EventType::NodeRetrying | EventType::NodeUnknown) {
             self.ended_at = Some(event.timestamp);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_end_is_put_over_a_record_that_does_not_know_it() {
+        let end = json!({
+            "type": "execution_failed", "id": "e/ended", "execution_id": "e", "workflow_id": "w", "bot_id": "", "strategy_id": "",
+            "timestamp": "2026-01-01T00:00:01.000Z", "status": "failed", "duration_ms": 1.5, "error": "no answer", "error_type": "Timeout",
+        });
+        let mut item = json!({ "execution_id": "e", "status": "running", "node_count": 3 });
+        close(&mut item, &serde_json::from_value(end).expect("an event"));
+        let wanted = json!({
+            "execution_id": "e", "status": "failed", "node_count": 3, "error": "no answer", "error_type": "Timeout",
+            "finished_at": "2026-01-01T00:00:01.000Z", "duration_ms": 1.5,
+        });
+        assert_eq!(item, wanted);
     }
 }

@@ -4,6 +4,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use haltline_common::types::{
+    event::EventType,
     feed::{Cursor, Epoch, Subject, Tag},
     json,
 };
@@ -110,6 +111,11 @@ impl LogEvent {
     /// The event on one line, as stored.
     pub fn json(&self) -> &str {
         &self.frame[self.json_at..self.frame.len() - 1]
+    }
+
+    /// Whether it is an execution's last one.
+    pub fn ends(&self) -> bool {
+        serde_json::from_value::<EventType>(serde_json::Value::from(&*self.kind)).is_ok_and(EventType::is_terminal)
     }
 
     /// What filters look at.

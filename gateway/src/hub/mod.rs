@@ -11,7 +11,7 @@ mod stored;
 mod tail;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -229,6 +229,12 @@ impl Hub {
             }
             pos = chunk.upto;
         }
+    }
+
+    /// Events in memory up to `pos` that end one of these executions.
+    pub fn ends(&self, executions: &HashSet<String>, pos: u64) -> Vec<Arc<Entry>> {
+        let ends = |e: &Arc<Entry>| matches!(&**e, Entry::Event(e) if e.seq() <= pos && executions.contains(&*e.execution) && e.ends());
+        self.read_ring().entries().filter(|e| ends(e)).cloned().collect()
     }
 
     fn read_ring(&self) -> std::sync::RwLockReadGuard<'_, ring::Ring> {

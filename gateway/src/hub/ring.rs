@@ -197,6 +197,11 @@ impl Ring {
         Some(Chunk { generation: self.generation, entries, upto, stored: false })
     }
 
+    /// What is in memory, in order.
+    pub fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.iter()
+    }
+
     /// The position before the message of the `n`-th newest wanted event; else how many there are.
     pub fn before_last(&self, n: usize, wants: &dyn Fn(&LogEvent) -> bool) -> Result<u64, usize> {
         if n == 0 {

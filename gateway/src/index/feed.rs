@@ -78,7 +78,12 @@ fn write(index: &SharedIndex, mut todo: mpsc::Receiver<Job>) {
                 if sync {
                     (synced, changes_since) = (Instant::now(), 0);
                 }
-                index.store.apply(changes, seq, sync).map(|len| index.len.store(len, Ordering::Release))
+                index.store.apply(changes, seq, sync).map(|len| {
+                    index.len.store(len, Ordering::Release);
+                    if let Some(seq) = seq {
+                        index.applied.send_replace(seq);
+                    }
+                })
             }
             Job::Ready => {
                 index.ready.store(true, Ordering::Release);

@@ -14,12 +14,20 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use haltline_client::{ApiError, Code};
-use haltline_common::types::{Timestamp, ids::digest, record::Status};
+use haltline_common::{
+    Link, js,
+    types::{Names, Timestamp, ids::digest, record::Status},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::cached::Cached;
 
 pub(crate) use feed::start;
 pub use store::Store;
@@ -201,12 +209,45 @@ pub(crate) struct SharedIndex {
     store: Arc<Store>,
     ready: AtomicBool,
     len: AtomicU64,
+    /// Up to where the records' stream was taken in.
+    applied: watch::Sender<u64>,
+    /// Where that stream ended when somebody last asked.
+    end: Cached<u64>,
 }
+
+/// How long a reader waits for what was stored before it asked: the feed is milliseconds behind.
+const BEHIND_MAX: Duration = Duration::from_secs(5);
 
 impl SharedIndex {
     fn new(store: Store) -> Self {
         let len = AtomicU64::new(store.len().unwrap_or(0));
-        Self { store: Arc::new(store), ready: AtomicBool::new(false), len }
+        let applied = watch::Sender::new(store.mark().map_or(0, |m| m.seq));
+        Self { store: Arc::new(store), ready: AtomicBool::new(false), len, applied, end: Cached::new(Duration::ZERO) }
+    }
+
+    /// Waits until every record is in it that was stored before this was called.
+    ///
+    /// # Errors
+    /// When it is too far behind, or the server does not answer.
+    pub async fn caught_up(&self, link: &Link) -> Result<(), String> {
+        let stream = Names::bucket_stream(&link.names.executions_bucket());
+        let end = async || js::stream_info(link, &stream).await.map(|info| info.state.last_seq).map_err(|e| e.to_string());
+        let end = self.end.since_now(end).await?;
+        let mut applied = self.applied.subscribe();
+        let taken = *applied.borrow_and_update();
+        if taken >= end {
+            return Ok(());
+        }
+        // The last records may have expired: then nothing more comes.
+        let handle = link.js.get_stream_no_info(&stream).await.map_err(|e| e.to_string())?;
+        match handle.get_first_raw_message_by_subject(">", taken + 1).await {
+            Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => return Ok(()),
+            _ => {}
+        }
+        match tokio::time::timeout(BEHIND_MAX, applied.wait_for(|seq| *seq >= end)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err("the list of executions is behind; repeat".into()),
+        }
     }
 
     /// Whether everything stored at the start has been read.

@@ -160,16 +160,21 @@ fn actor(who: &Who, claimed: Option<&str>) -> Actor {
     Actor { name: who.by(claimed), verified: who.0.credential.is_some() }
 }
 
-async fn list(State(app): State<App>, _: Who) -> Result<Reply<Flags>, Problem> {
+async fn list(State(app): State<App>, who: Who) -> Result<Reply<Flags>, Problem> {
     let mut flags = vec![app.client.flag().await?];
     // Those of parts as this gateway has them: the leader answers for single ones.
     flags.extend(app.control.flags().iter().flat_map(|all| all.iter().map(|(_, f)| f.clone()).filter(|f| !f.scope.is_global())));
+    flags.retain(|f| who.0.scopes.concerned(&f.scope));
     flags.sort_by_key(|f| std::cmp::Reverse(f.state));
     Ok(Reply::ok(Flags { scopes: flags.into_iter().map(|f| shown(&app, f)).collect() }))
 }
 
-async fn read(State(app): State<App>, _: Who, Path(scope): Path<String>) -> Result<Reply<Shown>, Problem> {
-    let flag = app.client.flag_of(&parsed(&scope)?).await?;
+async fn read(State(app): State<App>, who: Who, Path(scope): Path<String>) -> Result<Reply<Shown>, Problem> {
+    let scope = parsed(&scope)?;
+    if !who.0.scopes.concerned(&scope) {
+        return Err(Problem::new(StatusCode::FORBIDDEN, "Forbidden", format!("your token does not cover the scope `{scope}`")));
+    }
+    let flag = app.client.flag_of(&scope).await?;
     let revision = flag.revision;
     Ok(Reply::ok(shown(&app, flag)).revision(revision))
 }

@@ -55,6 +55,8 @@ struct NodeTypes {
     node_types: Vec<NodeType>,
 }
 
+// For whoever may look, also at a part: workers run everybody's nodes, what is shown names none of them, and whoever
+// halts a part has to see who has not confirmed.
 async fn workers(State(app): State<App>, _: Who) -> Result<Reply<Workers>, Problem> {
     let (present, leases) = tokio::join!(app.workers(), app.leases());
     let (present, leases) = (present?, leases?);

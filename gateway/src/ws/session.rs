@@ -30,7 +30,7 @@ use crate::{
     auth::{Denied, Principal},
     feed::{Feed, Out, SNAPSHOT_MAX},
     guard::Entrance,
-    halts::Halts,
+    halts::{Halts, known_to},
 };
 
 /// Within this time a client must greet.
@@ -201,7 +201,7 @@ impl Session {
             until: principal.until.map(stamp),
             limits: LimitsTold { subs: SUBS_MAX, msg: FRAME_MAX, last: LAST_MAX, snapshot: SNAPSHOT_MAX, queue_bytes: QUEUE_BYTES },
             halt: halts.global(),
-            scoped: halts.scoped(),
+            scoped: known_to(&principal, halts.scoped()).collect(),
         };
         self.send(&ServerFrame::Welcome(Box::new(welcome))).await
     }
@@ -213,7 +213,7 @@ impl Session {
         }
         if self.halts.has_changed().unwrap_or(false) {
             let halts = self.halts.borrow_and_update().clone();
-            for state in halts.since(self.halt_seen) {
+            for state in known_to(&self.feed.principal().clone(), halts.since(self.halt_seen)) {
                 self.send(&ServerFrame::Halt(state)).await?;
             }
             self.halt_seen = halts.version();

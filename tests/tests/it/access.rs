@@ -1,7 +1,10 @@
 //! Who gets in where: every operation of the document, with every role, from every page. A route without
 //! a decision here fails, and so does one that the gateway decides otherwise.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::{Context, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
@@ -17,7 +20,10 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest, protocol::frame::coding::CloseCode},
 };
 
-use crate::COMMAND;
+use crate::{
+    COMMAND,
+    fuzz::{open, ws},
+};
 
 /// Who may do what, decided here and not read from the gateway.
 const DECISIONS: &[(&str, &str)] = &[
@@ -555,6 +561,63 @@ async fn production_does_not_start_open() -> anyhow::Result<()> {
     ] {
         let told = caller.call(args).await?;
         ensure!(told.code == Some(2) && told.err.contains(word), "{args:?}: {told:?}");
+    }
+    site.done();
+    Ok(())
+}
+
+#[tokio::test]
+async fn flags_of_other_bots_do_not_exist_for_a_token_of_one() -> anyhow::Result<()> {
+    let (site, tokens) = guarded(&[]).await?;
+    let (http, base) = (http::client()?, site.gateway_url());
+    let raise = async |scope: &str| -> anyhow::Result<()> {
+        let request = http.post(format!("{base}/v1/control/{scope}/raise")).bearer_auth(&tokens["operator"]);
+        let (status, flag) = answered(request.json(&json!({ "state": "halt", "reason": "theirs" }))).await?;
+        ensure!(status == 200, "{scope}: {status} {flag}");
+        Ok(())
+    };
+    for scope in ["bot:b2", "bot:b1", "venue:kraken", "workflow:w"] {
+        raise(scope).await?;
+    }
+    let scopes = |flags: &Value| {
+        flags.as_array().into_iter().flatten().filter_map(|f| f["scope"].as_str().map(str::to_owned)).collect::<BTreeSet<_>>()
+    };
+    let theirs: BTreeSet<String> = ["bot:b1", "global", "venue:kraken", "workflow:w"].map(str::to_owned).into();
+    until("the gateway has all flags", Duration::from_secs(10), async || {
+        let (_, all) = answered(http.get(format!("{base}/v1/control")).bearer_auth(&tokens["viewer"])).await?;
+        Ok(scopes(&all["scopes"]).contains("bot:b2").then_some(()))
+    })
+    .await?;
+    let (status, own) = answered(http.get(format!("{base}/v1/control")).bearer_auth(&tokens["b1"])).await?;
+    ensure!(status == 200 && scopes(&own["scopes"]) == theirs, "{status} {own}");
+    for (scope, wanted) in [("bot:b2", 403), ("bot:b1", 200), ("global", 200)] {
+        let (status, _) = answered(http.get(format!("{base}/v1/control/{scope}")).bearer_auth(&tokens["b1"])).await?;
+        ensure!(status == wanted, "{scope}: {status}");
+    }
+
+    // On the socket: in the welcome, and as changes come.
+    let mut socket = open(&format!("{}/v1/ws", ws(&site)), Some("haltline.v1.json")).await?;
+    socket.send(Message::Text(json!({ "t": "hello", "v": 1, "token": tokens["b1"] }).to_string().into())).await?;
+    let mut next = async || -> anyhow::Result<Value> {
+        loop {
+            let message = tokio::time::timeout(Duration::from_secs(20), socket.next()).await?.context("closed")??;
+            if let Message::Text(text) = message {
+                return Ok(serde_json::from_str(&text)?);
+            }
+        }
+    };
+    let welcome = next().await?;
+    let told: BTreeSet<String> = scopes(&welcome["scoped"]).into_iter().chain(["global".to_owned()]).collect();
+    ensure!(welcome["t"] == "welcome" && told == theirs, "{welcome}");
+    raise("bot:b3").await?;
+    raise("strategy:s1").await?;
+    // Those from before may be told again, with who has confirmed them.
+    loop {
+        let frame = next().await?;
+        ensure!(frame["t"] == "halt" && frame["scope"] != "bot:b3" && frame["scope"] != "bot:b2", "not theirs to know: {frame}");
+        if frame["scope"] == "strategy:s1" {
+            break;
+        }
     }
     site.done();
     Ok(())

@@ -9,8 +9,14 @@ use std::{
 
 use anyhow::{Context, ensure};
 use haltline_client::{Client, Code, Status, Submit};
-use haltline_common::{js, types::Names};
-use haltline_tests::{Site, checks, ledger, shapes, soon, until};
+use haltline_common::{
+    js,
+    types::{
+        Names,
+        access::{Role, Scopes},
+    },
+};
+use haltline_tests::{Site, checks, http, ledger, shapes, soon, until};
 use serde_json::Value;
 
 use crate::COMMAND;
@@ -233,6 +239,37 @@ async fn a_hold_waits_and_loses_nothing() -> anyhow::Result<()> {
     site.caller().call(&["halt", "--level", "hold", "--reason", "look", "--by", "test"]).await?;
     let flag = site.client.set_flag(haltline_common::types::control::Level::Halt, "stop", "test").await?;
     ensure!(flag.state.as_str() == "halt", "{flag:?}");
+    site.done();
+    Ok(())
+}
+
+#[tokio::test]
+async fn tokens_and_the_record_of_access_are_in_a_backup() -> anyhow::Result<()> {
+    let mut site = Site::bare(COMMAND).await?;
+    let (good, _) = site.client.create_token("desk", Role::Admin, Scopes::default(), None, "test").await?;
+    let (gone, summary) = site.client.create_token("former", Role::Admin, Scopes::default(), None, "test").await?;
+    site.client.revoke_token(&summary.id).await?;
+    site.spawn_gateway_with(&["--auth", "required"]).await?;
+    let http = http::client()?;
+    let (me, audit) = (format!("{}/v1/me", site.gateway_url()), format!("{}/v1/audit", site.gateway_url()));
+    let asks = async |token: &str| anyhow::Ok(http.get(&me).bearer_auth(token).send().await?.status().as_u16());
+    let on_record = async || -> anyhow::Result<bool> {
+        let page: Value = http.get(&audit).bearer_auth(&good).send().await?.json().await?;
+        Ok(page["entries"].as_array().is_some_and(|all| all.iter().any(|e| e["action"] == "whoAmI" && e["status"] == 401)))
+    };
+    ensure!((asks(&good).await?, asks(&gone).await?) == (200, 401), "before the backup");
+    soon("the refusal is on record", on_record).await?;
+
+    let dir = site.folder().join("backup").to_string_lossy().into_owned();
+    let told = site.caller().call(&["backup", "--to", &dir, "--json"]).await?;
+    ensure!(told.code == Some(0), "{told:?}");
+    site.process("gateway")?.kill();
+    site.nats.lose_everything().await?;
+    let told = site.caller().call(&["restore", "--from", &dir, "--by", "test"]).await?;
+    ensure!(told.code == Some(0) && told.out.contains("tokens"), "{told:?}");
+    site.restart_gateway(&["--auth", "required"]).await?;
+    ensure!((asks(&good).await?, asks(&gone).await?) == (200, 401), "after the restore");
+    ensure!(on_record().await?, "the refusal from before is not on record");
     site.done();
     Ok(())
 }

@@ -22,6 +22,7 @@ mod replay;
 mod retention;
 mod risk;
 mod seed_gateway;
+mod snapshots;
 mod socketio;
 mod tidy;
 mod topology;

@@ -15,13 +15,13 @@ use super::{
 pub fn check(truth: &Truth, connection: &Connection, id: &str, lasted: bool, tally: &mut Tally) -> anyhow::Result<()> {
     let want = &connection.asked[id];
     let frames = connection.frames();
-    let mut view = View { truth, want, at: None, count: 0, ids: HashSet::new(), newest_only: want.mode == Mode::Conflate };
+    let mut view = View { truth, want, at: None, within: 0, count: 0, ids: HashSet::new(), newest_only: want.mode == Mode::Conflate };
     let mut gap_due = false;
     for frame in &frames {
         match frame {
             ServerFrame::Subd(s) if s.id == id => {
                 ensure!(view.at.is_none(), "begun twice");
-                view.at = Some(s.from);
+                view.stand(s.from);
                 ensure!(s.was_recovering == want.from.recovers(), "was_recovering of {:?}", want.from);
                 gap_due = !s.recovered;
                 if let From::Cursor(c) = want.from {
@@ -30,7 +30,7 @@ pub fn check(truth: &Truth, connection: &Connection, id: &str, lasted: bool, tal
                         ensure!((c.epoch, c.seq) == (s.from.epoch, s.from.seq), "asked for {c}, begun at {}", s.from);
                     } else {
                         // What lies between is told by the gap.
-                        view.at = Some(c);
+                        view.stand(c);
                     }
                 } else if !s.recovered {
                     view.at = None;
@@ -41,7 +41,7 @@ pub fn check(truth: &Truth, connection: &Connection, id: &str, lasted: bool, tal
                 gap_due = false;
                 view.gap(&g.after, &g.next, g.reason).with_context(|| format!("{g:?}"))?;
             }
-            ServerFrame::Snap(s) if s.id == id && s.last => view.at = Some(s.at),
+            ServerFrame::Snap(s) if s.id == id && s.last => view.stand(s.at),
             ServerFrame::Ev(e) if e.s.contains_key(id) => {
                 ensure!(!gap_due, "an event before the gap that was announced");
                 view.event(e.s[id], &e.c, &e.d).with_context(|| format!("event {} at {}", e.d["id"], e.c))?;
@@ -59,39 +59,49 @@ pub fn check(truth: &Truth, connection: &Connection, id: &str, lasted: bool, tal
 struct View<'a> {
     truth: &'a Truth,
     want: &'a Want,
-    /// Everything up to here is accounted for.
+    /// Everything up to here is accounted for...
     at: Option<Cursor>,
+    /// ...and so many lines of the message behind it.
+    within: usize,
     count: u64,
     ids: HashSet<(Epoch, String)>,
     newest_only: bool,
 }
 
 impl View<'_> {
-    /// Nothing that is wanted lies between here and there.
-    fn skip(&self, to: &Cursor) -> anyhow::Result<u64> {
+    /// All of the message there is accounted for, and nothing behind it.
+    fn stand(&mut self, at: Cursor) {
+        (self.at, self.within) = (Some(at), 0);
+    }
+
+    /// Nothing that is wanted lies between here and the line `n` of the message `to`.
+    fn skip(&self, epoch: Epoch, to: u64, n: usize) -> anyhow::Result<u64> {
         let at = self.at.context("before it has begun")?;
-        let order = (self.truth.order(at.epoch), self.truth.order(to.epoch));
+        let order = (self.truth.order(at.epoch), self.truth.order(epoch));
         ensure!(order.0 == order.1, "from epoch {:?} to {:?} without a gap", order.0, order.1);
-        ensure!(to.seq >= at.seq, "back from {at} to {to}");
+        ensure!((to, n) >= (at.seq + 1, self.within), "back from {at} and {} lines to {to} and {n}", self.within);
         let mut passed = 0;
-        for (_, seq, m) in self.truth.between(&at, to).context("an unknown epoch")? {
-            let missing = m.event.as_ref().is_some_and(|e| wants(&self.want.filter, e)) && !m.repeat;
-            if missing && self.newest_only {
-                passed += 1;
-            } else {
-                ensure!(!missing, "{seq} is missing after {at}");
+        for (_, seq, m) in self.truth.between(&at, &Cursor::bare(epoch, to + 1)).context("an unknown epoch")? {
+            let from = if seq == at.seq + 1 { self.within } else { 0 };
+            let upto = if seq == to { n } else { m.lines.len() };
+            for line in m.lines.iter().take(upto).skip(from) {
+                let missing = line.event.as_ref().is_some_and(|e| wants(&self.want.filter, e)) && !line.repeat;
+                if missing && self.newest_only {
+                    passed += 1;
+                } else {
+                    ensure!(!missing, "{seq} is missing after {at} and {} lines: {:?}", self.within, line.event);
+                }
             }
         }
         Ok(passed)
     }
 
     fn event(&mut self, count: u64, c: &Cursor, d: &serde_json::Value) -> anyhow::Result<()> {
-        let stored = self.truth.get(c).context("was never stored")?;
-        ensure!(stored.event.as_ref() == Some(d), "another one is stored: {:?}", stored.event);
+        let (seq, line) = self.truth.find(c, d).context("was never stored there")?;
         ensure!(wants(&self.want.filter, d), "was not wanted");
         // Of each stream: another one may have the same ids again, and all that it has is to come.
         ensure!(self.ids.insert((c.epoch, d["id"].as_str().unwrap_or_default().to_owned())), "came twice");
-        let passed = self.skip(c)?;
+        let passed = self.skip(c.epoch, seq, line)?;
         if self.newest_only {
             // Repeats may count as well.
             ensure!(
@@ -103,15 +113,17 @@ impl View<'_> {
             ensure!(count == self.count + 1, "counter {count} after {}", self.count);
         }
         self.count = count;
-        self.at = Some(*c);
+        self.stand(*c);
+        if c.seq < seq {
+            self.within = line + 1;
+        }
         Ok(())
     }
 
     /// It is said that nothing lies up to there any more.
     fn reach(&mut self, c: &Cursor) -> anyhow::Result<()> {
-        let end = Cursor { seq: c.seq + 1, ..*c };
-        self.skip(&end)?;
-        self.at = Some(*c);
+        self.skip(c.epoch, c.seq + 1, 0)?;
+        self.stand(*c);
         Ok(())
     }
 
@@ -120,8 +132,7 @@ impl View<'_> {
             && (at.epoch, at.seq) != (after.epoch, after.seq)
         {
             ensure!(at.epoch == after.epoch && after.seq >= at.seq, "it begins before {at}");
-            let end = Cursor { seq: after.seq + 1, ..*after };
-            self.skip(&end)?;
+            self.skip(after.epoch, after.seq + 1, 0)?;
         }
         if let Some(covered) = self.truth.between(after, next) {
             let last = self.truth.order(next.epoch);
@@ -134,7 +145,7 @@ impl View<'_> {
                 );
             }
         }
-        self.at = Some(Cursor { seq: next.seq - 1, tag: None, ..*next });
+        self.stand(Cursor { seq: next.seq - 1, tag: None, ..*next });
         Ok(())
     }
 }

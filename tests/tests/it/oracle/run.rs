@@ -56,6 +56,8 @@ pub struct Tally {
     pub replaced: u64,
     pub gateways: u64,
     pub brokers: u64,
+    /// Messages with several events.
+    pub together: u64,
 }
 
 impl Tally {
@@ -69,6 +71,7 @@ impl Tally {
         self.replaced += o.replaced;
         self.gateways += o.gateways;
         self.brokers += o.brokers;
+        self.together += o.together;
     }
 }
 
@@ -123,19 +126,30 @@ fn want(rng: &mut Rng, world: &mut World) -> Want {
     }
 }
 
-async fn publish(rng: &mut Rng, world: &mut World, prefix: &str) -> anyhow::Result<()> {
+async fn publish(rng: &mut Rng, world: &mut World, prefix: &str, tally: &mut Tally) -> anyhow::Result<()> {
     for _ in 0..=rng.below(12) {
         let n = [rng.next(), rng.next(), rng.next(), rng.next(), rng.next()];
         let execution = format!("exec_w{}_{}", n[0] % 3, n[1] % 3);
         // Some are stored twice.
-        let id = format!("{prefix}/{}", rng.below(200));
+        let event = |rng: &mut Rng, n: [u64; 5]| {
+            let kind = KINDS[rng.below(KINDS.len() as u64) as usize];
+            let id = format!("{prefix}/{}", rng.below(200));
+            truth::event(kind, &id, n).to_string()
+        };
         let (subject, body) = match rng.below(30) {
             0 => (world.names().command(&execution), json!({ "type": "cancel", "execution_id": execution }).to_string()),
             1 => (world.names().note(&execution), "no event".to_owned()),
-            _ => {
-                let kind = KINDS[rng.below(KINDS.len() as u64) as usize];
-                (world.names().note(&execution), truth::event(kind, &id, n).to_string())
+            // What was told in the same instant: several events of an execution, now and then with a line that is none.
+            2..=12 => {
+                let mut lines = Vec::new();
+                for _ in 0..2 + rng.below(5) {
+                    let node = rng.next();
+                    lines.push(if rng.one_in(20) { "no event".to_owned() } else { event(rng, [n[0], n[1], n[2], n[3], node]) });
+                }
+                tally.together += 1;
+                (world.names().note(&execution), lines.join("\n"))
             }
+            _ => (world.names().note(&execution), event(rng, n)),
         };
         world.publish(subject, body).await?;
     }
@@ -165,7 +179,7 @@ pub async fn play(world: &mut World, rng: &mut Rng) -> anyhow::Result<Tally> {
                     c.cut();
                 }
                 if rng.one_in(2) {
-                    publish(rng, world, &run).await?;
+                    publish(rng, world, &run, &mut tally).await?;
                 }
                 client.connect(&world.ws()).await.context("a client that comes back")?;
             }
@@ -194,7 +208,7 @@ pub async fn play(world: &mut World, rng: &mut Rng) -> anyhow::Result<Tally> {
                 tally.gateways += 1;
             }
             14 if rng.one_in(2) => tally.brokers += u64::from(world.kill_broker().await?),
-            _ => publish(rng, world, &run).await?,
+            _ => publish(rng, world, &run, &mut tally).await?,
         }
     }
     // Who was sent away comes back; then everybody gets the end.

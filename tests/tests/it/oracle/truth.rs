@@ -7,12 +7,18 @@ use serde_json::{Value, json};
 
 /// A message of the log.
 pub struct Stored {
-    /// The event; `None` for commands and for what is no event.
+    /// Its lines; none for commands.
+    pub lines: Vec<Line>,
+    /// It was removed: from then on a gap may cover it.
+    pub removed: bool,
+}
+
+/// A line of a message.
+pub struct Line {
+    /// The event; `None` for what is none.
     pub event: Option<Value>,
     /// An event with this id was stored before: whether it is told again is up to the gateway.
     pub repeat: bool,
-    /// It was removed: from then on a gap may cover it.
-    pub removed: bool,
 }
 
 /// The log, in all its epochs.
@@ -34,10 +40,14 @@ impl Truth {
     }
 
     /// A message was stored.
-    pub fn put(&mut self, seq: u64, event: Option<Value>) {
-        let id = event.as_ref().and_then(|e| e["id"].as_str()).unwrap_or_default().to_owned();
-        let repeat = event.is_some() && !self.ids.insert(id);
-        self.now().insert(seq, Stored { event, repeat, removed: false });
+    pub fn put(&mut self, seq: u64, events: Vec<Option<Value>>) {
+        let mut line = |event: Option<Value>| {
+            let id = event.as_ref().and_then(|e| e["id"].as_str()).unwrap_or_default().to_owned();
+            let repeat = event.is_some() && !self.ids.insert(id);
+            Line { event, repeat }
+        };
+        let lines = events.into_iter().map(&mut line).collect();
+        self.now().insert(seq, Stored { lines, removed: false });
     }
 
     /// Messages up to here were removed.
@@ -72,9 +82,17 @@ impl Truth {
         self.epochs.iter().position(|(e, _)| *e == epoch)
     }
 
-    /// A message.
-    pub fn get(&self, c: &Cursor) -> Option<&Stored> {
-        self.epochs[self.order(c.epoch)?].1.get(&c.seq)
+    /// Where the event with this cursor is: the sequence of its message, and which line of it. The last line has the
+    /// place behind the message, the others that before it.
+    pub fn find(&self, c: &Cursor, event: &Value) -> Option<(u64, usize)> {
+        let log = &self.epochs[self.order(c.epoch)?].1;
+        let is = |line: &Line| line.event.as_ref() == Some(event);
+        if c.tag.is_some() {
+            let last = log.get(&c.seq)?.lines.len().checked_sub(1)?;
+            return is(&log[&c.seq].lines[last]).then_some((c.seq, last));
+        }
+        let lines = &log.get(&(c.seq + 1))?.lines;
+        lines[..lines.len().checked_sub(1)?].iter().position(is).map(|n| (c.seq + 1, n))
     }
 
     /// Messages after one place and before another, in order.

@@ -85,12 +85,12 @@ impl World {
         .await
     }
 
-    /// Stores a message; what cannot be an event as `None`.
+    /// Stores a message, a line an event; what cannot be one as `None`.
     pub async fn publish(&mut self, subject: String, body: String) -> anyhow::Result<()> {
         let ack = self.link.js.publish(subject.clone(), body.clone().into()).await?.await?;
-        let event =
-            if Names::is_command(&subject) { None } else { serde_json::from_str::<Value>(&body).ok().filter(|e| e["id"].is_string()) };
-        self.truth.put(ack.sequence, event);
+        let read = |line: &str| serde_json::from_str::<Value>(line).ok().filter(|e| e["id"].is_string());
+        let events = if Names::is_command(&subject) { Vec::new() } else { body.lines().map(read).collect() };
+        self.truth.put(ack.sequence, events);
         Ok(())
     }
 

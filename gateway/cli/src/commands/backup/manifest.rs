@@ -71,13 +71,22 @@ pub fn streams(names: &Names) -> Vec<String> {
         bucket(names.control_bucket()),
         bucket(names.definitions_bucket()),
         bucket(names.types_bucket()),
+        bucket(names.tokens_bucket()),
         bucket(names.risk_bucket()),
         names.audit_stream(),
+        names.access_stream(),
         names.events_stream(),
         names.tasks_stream(),
         bucket(names.checkpoints_bucket()),
         bucket(names.executions_bucket()),
     ]
+}
+
+/// The same of backups that were written before tokens and the record of access belonged to them: what they lack is
+/// made empty.
+fn streams_before(names: &Names) -> Vec<String> {
+    let later = [Names::bucket_stream(&names.tokens_bucket()), names.access_stream()];
+    streams(names).into_iter().filter(|name| !later.contains(name)).collect()
 }
 
 impl Manifest {
@@ -116,7 +125,7 @@ impl Manifest {
             return Err(ApiError::new(Code::Conflict, message));
         }
         let has: Vec<&str> = manifest.streams.iter().map(|s| s.name.as_str()).collect();
-        if has != streams(names) {
+        if has != streams(names) && has != streams_before(names) {
             return Err(wrong(format!("the backup has the streams {}, not those of an installation", has.join(", "))));
         }
         for s in &manifest.streams {

@@ -70,6 +70,7 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     output::line("Everything holds: nothing is accepted, dispatched or run. Start the services, look, then");
     output::line("  haltline resume --reason ...    to go on, or");
     output::line("  haltline halt --reason ...      to end what was running.");
+    output::line("API tokens are those of the backup: what was revoked since then counts again. Look: haltline tokens list");
     Ok(0)
 }
 
