@@ -41,7 +41,8 @@ pub trait Node: Send + Sync + 'static {
 
     /// Finds out what became of a side effect of this node that may have happened (its worker died, no
     /// answer came in time), as by asking the venue by `intent.key`. Called before the node runs again.
-    /// It only looks: an error is an attempt that failed, and it is asked again.
+    /// It does nothing but look, and see to it that what was sent so far cannot happen any more: an error is an attempt that failed,
+    /// and it is asked again.
     async fn resolve(&self, _ctx: &Context, _intent: &Intent) -> Result<Resolved, NodeError> {
         Ok(Resolved::Unknown("nobody can be asked what became of it".into()))
     }

@@ -1,13 +1,17 @@
 //! The book: accepted orders, the tokens seen, and the ledger, changed together.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::ensure;
 use haltline_common::types::Timestamp;
 
 use crate::{
     ledger::{Ledger, Snapshot},
-    order::{Arrival, Ask, Order, Outcome},
+    order::{Arrival, Ask, Fence, Order, Outcome},
     prices::Bar,
 };
 
@@ -29,6 +33,9 @@ pub struct Book {
     ledger: Ledger,
     orders: Vec<Order>,
     known: HashMap<Arc<str>, Known>,
+    fence_file: Ledger,
+    /// Token and attempt up to which orders of an id are refused that had not arrived when they were asked for.
+    fences: HashMap<Arc<str>, (u64, u64)>,
 }
 
 /// Why an order was not taken.
@@ -52,23 +59,31 @@ impl Book {
     pub fn open(path: &Path, dedup: bool) -> anyhow::Result<Self> {
         let mut orders = Vec::new();
         let mut known = HashMap::new();
-        let ledger = Ledger::open(path, |arrival| {
+        let ledger = Ledger::open(path, |arrival: Arrival| {
             ensure!(orders.len() < ORDERS_MAX, "more than {ORDERS_MAX} orders");
             remember(&mut orders, &mut known, &arrival)
         })?;
-        Ok(Self { dedup, ledger, orders, known })
+        let mut fences = HashMap::new();
+        let fence_file = Ledger::open(&beside(path), |fence: Fence| {
+            ensure!(fences.len() < ORDERS_MAX, "more than {ORDERS_MAX} fences");
+            raise(&mut fences, &fence);
+            Ok(())
+        })?;
+        Ok(Self { dedup, ledger, orders, known, fence_file, fences })
     }
 
     /// Takes an order that arrived at `time`, on a day with that bar. `true` if it was a duplicate.
     pub fn place(&mut self, ask: Ask, bar: &Bar, time: Timestamp) -> Result<(Order, bool), Refusal> {
         let known = self.known.get(&ask.client_order_id).filter(|_| self.dedup);
         let original = known.and_then(|k| self.orders.get(k.order));
+        let fence = self.fences.get(&ask.client_order_id).copied().filter(|_| self.dedup);
         let outcome = match (known, original) {
             (Some(k), _) if ask.token < k.token => Outcome::Stale,
             (_, Some(_)) => Outcome::Duplicate,
+            _ if fence.is_some_and(|fence| (ask.token, ask.attempt) <= fence) => Outcome::Stale,
             _ => Outcome::Accepted,
         };
-        let seen = known.map_or(0, |k| k.token);
+        let seen = known.map_or(0, |k| k.token).max(fence.map_or(0, |(token, _)| token));
         let (price, order_id) = match (outcome, original) {
             (Outcome::Stale, _) => (None, None),
             (_, Some(order)) => (order.price, Some(order.order_id.clone())),
@@ -118,6 +133,25 @@ impl Book {
         self.orders.get(self.known.get(client_order_id)?.order)
     }
 
+    /// The order of that id; if there is none, one that was sent with that token and attempt or before it is refused
+    /// when it arrives.
+    ///
+    /// # Errors
+    /// When that cannot be kept: then nothing was promised.
+    pub fn get_or_fence(&mut self, fence: &Fence) -> Result<Option<&Order>, Refusal> {
+        if self.known.contains_key(&fence.key) {
+            return Ok(self.get(&fence.key));
+        }
+        if self.fences.get(&fence.key).is_none_or(|known| *known < (fence.token, fence.attempt)) {
+            if self.fences.len() >= ORDERS_MAX {
+                return Err(Refusal::Full);
+            }
+            self.fence_file.append(fence).map_err(Refusal::Ledger)?;
+            raise(&mut self.fences, fence);
+        }
+        Ok(None)
+    }
+
     /// All orders, in order of acceptance.
     pub fn orders(&self) -> &[Order] {
         &self.orders
@@ -127,6 +161,18 @@ impl Book {
     pub fn ledger(&self) -> Snapshot {
         self.ledger.snapshot()
     }
+}
+
+/// The file of fences beside a ledger.
+fn beside(ledger: &Path) -> PathBuf {
+    let mut name = ledger.as_os_str().to_owned();
+    name.push(".fences");
+    name.into()
+}
+
+fn raise(fences: &mut HashMap<Arc<str>, (u64, u64)>, fence: &Fence) {
+    let known = fences.entry(fence.key.clone()).or_default();
+    *known = (fence.token, fence.attempt).max(*known);
 }
 
 /// Takes up one line of the ledger.

@@ -1,4 +1,5 @@
-//! The ledger file: one line of JSON for each order that arrived, written before it is answered.
+//! Files of one line of JSON for each thing that arrived, written before it is answered: the ledger of orders, and
+//! beside it the fences.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -9,8 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
-
-use crate::order::Arrival;
+use serde::{Serialize, de::DeserializeOwned};
 
 /// An open ledger. It always ends with a whole line.
 pub struct Ledger {
@@ -26,8 +26,8 @@ impl Ledger {
     /// taken off; whoever sent that order will repeat it.
     ///
     /// # Errors
-    /// When the file cannot be used, is another market's, or holds a line that is not an arrival.
-    pub fn open(path: &Path, mut each: impl FnMut(Arrival) -> anyhow::Result<()>) -> anyhow::Result<Self> {
+    /// When the file cannot be used, is another market's, or holds a line that is none of these.
+    pub fn open<T: DeserializeOwned>(path: &Path, mut each: impl FnMut(T) -> anyhow::Result<()>) -> anyhow::Result<Self> {
         let name = path.display();
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent).with_context(|| format!("directory of the ledger {name}"))?;
@@ -65,7 +65,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When it could not be written; then nothing of it remains.
-    pub fn append(&mut self, arrival: &Arrival) -> std::io::Result<()> {
+    pub fn append(&mut self, arrival: &impl Serialize) -> std::io::Result<()> {
         if self.broken {
             return Err(std::io::Error::other("the ledger holds half a line after a failed write; restart the market"));
         }

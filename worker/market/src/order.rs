@@ -31,6 +31,8 @@ pub struct Ask {
     pub limit_price: Option<Decimal>,
     /// Fencing token: lower than one seen for the same id is refused.
     pub token: u64,
+    /// Which attempt with that token, from 1; 0 if the asker does not count.
+    pub attempt: u64,
     /// After it the order is refused: its sender may have been frozen, and a halt confirmed since.
     pub deadline: Option<Timestamp>,
     /// The execution on whose behalf. At most 256 bytes.
@@ -45,8 +47,22 @@ pub enum Outcome {
     Accepted,
     /// Recognised: answered with the order taken before.
     Duplicate,
-    /// Refused: a newer token was seen for its id.
+    /// Refused: a newer token was seen for its id, or it was asked for before it arrived.
     Stale,
+}
+
+/// Somebody asked for an order that had not arrived: what was sent before is refused from then on, so that the answer
+/// stays true.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// Its `client_order_id`.
+    pub key: Arc<str>,
+    /// Orders with a lower token are refused,
+    pub token: u64,
+    /// and with the same token those of this attempt and earlier ones.
+    pub attempt: u64,
+    /// When, by the market's clock.
+    pub time: Timestamp,
 }
 
 /// One line of the ledger: an order that arrived.
@@ -171,6 +187,7 @@ mod tests {
             quantity: Decimal::ONE,
             limit_price: limit.map(Decimal::from),
             token: 1,
+            attempt: 1,
             deadline: None,
             execution_id: "e".into(),
         };

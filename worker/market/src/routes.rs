@@ -23,7 +23,7 @@ use crate::{
     Options,
     book::{Book, ORDERS_MAX, Refusal},
     fields::Fields,
-    order::{Ask, Order, Side},
+    order::{Ask, Fence, Order, Side},
     prices::{Bar, Prices, is_date},
     replay::{Position, Replay},
     reply::{self, Refused},
@@ -95,6 +95,7 @@ pub fn router(market: Arc<Market>) -> Router {
         .route("/clock/advance", post(advance))
         .route("/orders", get(orders).post(place))
         .route("/orders/{client_order_id}", get(order))
+        .route("/orders/{client_order_id}/fence", post(fence))
         .route("/ledger", get(ledger))
         .fallback(async || Refused::new(StatusCode::NOT_FOUND, "", "there is no such endpoint"))
         .method_not_allowed_fallback(async || Refused::new(StatusCode::METHOD_NOT_ALLOWED, "", "this endpoint has another method"))
@@ -170,16 +171,18 @@ async fn place(State(market): Shared, body: Result<Bytes, BytesRejection>) -> Re
             answer["duplicate"] = Value::Bool(duplicate);
             Ok(Json(answer))
         }
-        Err(Refusal::Stale { seen }) => {
-            Err(Refused::new(StatusCode::CONFLICT, "token", format!("is stale: {seen} was seen for this order")))
-        }
-        Err(Refusal::Amount) => Err(Refused::invalid("quantity", "times the price has no exact decimal form")),
-        Err(Refusal::Full) => {
-            Err(Refused::new(StatusCode::INSUFFICIENT_STORAGE, "", format!("the market keeps no more than {ORDERS_MAX} orders")))
-        }
-        Err(Refusal::Ledger(error)) => {
+        Err(refusal) => Err(refused(refusal)),
+    }
+}
+
+fn refused(refusal: Refusal) -> Refused {
+    match refusal {
+        Refusal::Stale { seen } => Refused::new(StatusCode::CONFLICT, "token", format!("is stale: {seen} was seen for this order")),
+        Refusal::Amount => Refused::invalid("quantity", "times the price has no exact decimal form"),
+        Refusal::Full => Refused::new(StatusCode::INSUFFICIENT_STORAGE, "", format!("the market keeps no more than {ORDERS_MAX} orders")),
+        Refusal::Ledger(error) => {
             tracing::error!(%error, "the ledger could not be written; the order was not taken");
-            Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, "", format!("the ledger could not be written: {error}")))
+            Refused::new(StatusCode::SERVICE_UNAVAILABLE, "", format!("the ledger could not be written: {error}"))
         }
     }
 }
@@ -189,6 +192,33 @@ async fn order(State(market): Shared, id: Result<Path<String>, PathRejection>) -
     let found = market.book().get(&id).cloned();
     let order = found.ok_or_else(|| Refused::new(StatusCode::NOT_FOUND, "client_order_id", format!("there is no order `{id}`")))?;
     Ok(Json(order_json(&order)?))
+}
+
+/// The order, or a promise that what was sent so far is not taken any more.
+async fn fence(
+    State(market): Shared,
+    id: Result<Path<String>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Refused> {
+    let Path(id) = id.map_err(|e| Refused::invalid("client_order_id", e.body_text()))?;
+    if id.is_empty() || id.len() > ORDER_ID_BYTES_MAX {
+        return Err(Refused::invalid("client_order_id", format!("must have 1 to {ORDER_ID_BYTES_MAX} bytes")));
+    }
+    let mut fields = Fields::read(&whole(body)?)?;
+    let (token, attempt) = (fields.whole("token")?, fields.whole("attempt")?);
+    fields.done()?;
+    let found = {
+        let mut book = market.book();
+        let fence = Fence { key: id.as_str().into(), token, attempt, time: haltline_common::clock::now() };
+        book.get_or_fence(&fence).map(|order| order.cloned())
+    };
+    match found.map_err(refused)? {
+        Some(order) => Ok(Json(order_json(&order)?)),
+        None => {
+            let why = format!("there is no order `{id}`; one with token {token}, attempt {attempt}, or lower is refused from now on");
+            Err(Refused::new(StatusCode::NOT_FOUND, "client_order_id", why))
+        }
+    }
 }
 
 async fn orders(State(market): Shared) -> Response {
@@ -225,6 +255,7 @@ fn read_ask(body: &[u8]) -> Result<Ask, Refused> {
         quantity: fields.positive("quantity")?,
         limit_price: fields.positive_opt("limit_price")?,
         token: fields.whole("token")?,
+        attempt: fields.whole_or("attempt", 0)?,
         deadline: fields.time_opt("deadline")?,
         execution_id: fields.text("execution_id", EXECUTION_ID_BYTES_MAX)?,
     };

@@ -135,6 +135,43 @@ async fn repeats_are_recognised_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn an_order_that_was_asked_for_before_it_arrived_is_refused() {
+    let path = ledger_path();
+    let fences = path.with_file_name("ledger.jsonl.fences");
+    let _ = std::fs::remove_file(&fences);
+    let m = Market::start(Options::new(&path)).await;
+    let of = |id: &str, token: u64, attempt: u64| {
+        let mut body = ask(id, token);
+        body["attempt"] = json!(attempt);
+        body
+    };
+    let asked = |token: u64, attempt: u64| json!({ "token": token, "attempt": attempt });
+    let (status, answer) = m.post("/orders/late/fence", &asked(7, 2)).await;
+    assert_eq!((status, &answer["field"]), (404, &json!("client_order_id")), "{answer}");
+    for (token, attempt) in [(7, 2), (7, 1), (6, 9)] {
+        assert_eq!(m.post("/orders", &of("late", token, attempt)).await.0, 409, "{token} {attempt}");
+    }
+    // One that does not count its attempts is as old as can be.
+    assert_eq!(m.post("/orders", &ask("late", 7)).await.0, 409);
+    // Asking again with less takes nothing back, also not after a restart.
+    assert_eq!(m.post("/orders/late/fence", &asked(3, 1)).await.0, 404);
+    m.end().await;
+    let m = Market::start(Options::new(&path)).await;
+    assert_eq!(m.post("/orders", &of("late", 7, 2)).await.0, 409);
+    assert_eq!(m.get("/orders").await.1, json!([]));
+    let (status, placed) = m.post("/orders", &of("late", 7, 3)).await;
+    assert_eq!((status, &placed["duplicate"]), (200, &json!(false)), "the next attempt is taken");
+    // Who asks now is told of it, and it stays one order.
+    let (status, found) = m.post("/orders/late/fence", &asked(9, 1)).await;
+    assert_eq!((status, &found["order_id"]), (200, &placed["order_id"]));
+    assert_eq!(m.post("/orders", &of("late", 8, 1)).await.1["duplicate"], true);
+    assert_eq!(m.post("/orders/x/fence", &json!({ "token": 1 })).await.1["field"], "attempt");
+    let outcomes: Vec<_> = lines(&path).iter().map(|a| a["outcome"].clone()).collect();
+    assert_eq!(outcomes, ["stale", "stale", "stale", "stale", "stale", "accepted", "duplicate"]);
+    m.end().await;
+}
+
+#[tokio::test]
 async fn without_dedup_everything_is_accepted() {
     let path = ledger_path();
     let m = Market::start(Options { no_dedup: true, ..Options::new(&path) }).await;

@@ -12,7 +12,8 @@
 //!
 //! The order's id is the node's idempotency key. Every failure to get an answer (`Connection`,
 //! `Timeout`, `HttpStatus` 408, 429, 5xx) is worth another attempt, and before that the market is asked
-//! whether it has the order: what it has is not sent again. `StaleToken`: a newer attempt was there first. `Rejected`: the market refuses the order.
+//! whether it has the order: what it has is not sent again, and what it has not it refuses from then on, should it still be on
+//! its way. `StaleToken`: a newer attempt was there first. `Rejected`: the market refuses the order.
 
 use async_trait::async_trait;
 use haltline_common::types::{
@@ -89,14 +90,15 @@ impl Node for PaperOrder {
         true
     }
 
-    /// Asks the market for the order of that key.
+    /// Asks the market for the order of that key. One that has not arrived it refuses from then on, so "not done" is final.
     async fn resolve(&self, ctx: &Context, intent: &Intent) -> Result<Resolved, NodeError> {
         let mut url = orders_url(ctx.text("market")?)?;
         if let Ok(mut path) = url.path_segments_mut() {
-            path.push(&intent.key);
+            path.push(&intent.key).push("fence");
         }
-        let target = format!("GET {}", client::shown(&url));
-        let answer = send(ctx, client::client()?.get(url), timeout(ctx)?, &target).await?;
+        let target = format!("POST {}", client::shown(&url));
+        let fence = json!({ "token": intent.token, "attempt": intent.attempt });
+        let answer = send(ctx, client::client()?.post(url).json(&fence), timeout(ctx)?, &target).await?;
         if answer.status == StatusCode::NOT_FOUND && answer.body(true)?["field"] == "client_order_id" {
             return Ok(Resolved::NotDone);
         }
@@ -141,6 +143,7 @@ fn order(ctx: &Context) -> Result<Value, NodeError> {
         "client_order_id": ctx.idempotency_key(),
         "execution_id": ctx.correlation.execution_id,
         "token": ctx.token,
+        "attempt": ctx.attempt,
         "symbol": ctx.text("symbol")?,
         "side": side(ctx)?,
         "quantity": above_zero("quantity", ctx.decimal("quantity")?)?.to_string(),

@@ -39,10 +39,15 @@ async fn the_market_is_asked_by_key_and_what_it_says_is_taken_at_its_word() {
     let intent =
         Intent { id: "i".into(), key: ctx.idempotency_key(), attempt: 1, token: 1, at: haltline_common::clock::now(), done: false };
     assert_eq!(PaperOrder.resolve(&ctx, &intent).await, Ok(Resolved::NotDone));
+    // What was sent before it was asked is refused when it arrives after all; the next attempt is not.
+    let mut ctx = ctx;
+    assert_eq!(kind(&PaperOrder.run(&ctx).await.unwrap_err()), ("StaleToken", false));
+    assert_eq!(ledger(&base).await.len(), 1, "asking leaves no trace, the late order one");
+    ctx.attempt = 2;
     let mut placed = PaperOrder.run(&ctx).await.unwrap();
     placed.insert("duplicate".into(), json!(true));
     assert_eq!(PaperOrder.resolve(&ctx, &intent).await, Ok(Resolved::Done(placed)));
-    assert_eq!(ledger(&base).await.len(), 1, "asking leaves no trace");
+    assert_eq!(ledger(&base).await.len(), 2, "asking leaves no trace");
     // Who knows no orders at all has not said that this one is not there.
     for (answer, expected) in [
         (raw("404 Not Found", r#"{"error":"there is no such endpoint","field":null}"#), ("HttpStatus", true)),
