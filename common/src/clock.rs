@@ -4,11 +4,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use haltline_types::Timestamp;
 
+use crate::fault;
+
 /// Now, in milliseconds.
 #[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
 pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX).saturating_add(fault::clock_ms()))
 }
 
 /// Now, in nanoseconds since 1970: for measuring against the times that nats-server stores.

@@ -1,10 +1,11 @@
 //! Fault points: named places, one for each write, where a test can kill the process as `kill -9`
 //! would. Armed by `HALTLINE_FAULT=<point>[:<n>][@<file>]`: at the n-th passage (default the first)
-//! it kills this process, or the one whose pid is in the file. Free of effect otherwise.
+//! it kills this process, or the one whose pid is in the file. `HALTLINE_FAULT=clock:<ms>` sets this process's
+//! wall clock forward, or back. Free of effect otherwise.
 
 use std::sync::{
     OnceLock,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicI64, AtomicU64, Ordering},
 };
 
 struct Armed {
@@ -14,10 +15,14 @@ struct Armed {
     other: Option<String>,
 }
 
+static CLOCK: AtomicI64 = AtomicI64::new(0);
 static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
 
 /// Arms the point that `spec` names. Called once, by the command line, before services start.
 pub fn arm(spec: Option<&str>) {
+    if let Some(ms) = spec.and_then(|s| s.strip_prefix("clock:")).and_then(|ms| ms.parse().ok()) {
+        CLOCK.store(ms, Ordering::Relaxed);
+    }
     let armed = spec.map(|s| {
         let (point, other) = s.split_once('@').map_or((s, None), |(p, o)| (p, Some(o.to_owned())));
         let (point, nth) = point.split_once(':').unwrap_or((point, "1"));
@@ -25,6 +30,11 @@ pub fn arm(spec: Option<&str>) {
     });
     // A second call finds it set: the first one counts.
     let _ = ARMED.set(armed);
+}
+
+/// Milliseconds by which this process's wall clock is set wrong.
+pub(crate) fn clock_ms() -> i64 {
+    CLOCK.load(Ordering::Relaxed)
 }
 
 /// Kills here if this point is armed.

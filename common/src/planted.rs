@@ -31,11 +31,13 @@ pub enum Bug {
     NoSecondCheck,
     /// A lease does not end.
     EndlessLease,
+    /// What an action reserves is stored over what others have stored since the record was read.
+    ReservationPut,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::TokenUnchecked,
         Self::EarlyAck,
         Self::Put,
@@ -48,6 +50,7 @@ impl Bug {
         Self::BlindRepeat,
         Self::NoSecondCheck,
         Self::EndlessLease,
+        Self::ReservationPut,
     ];
 
     /// Its name, and what it does, in words.
@@ -65,6 +68,7 @@ impl Bug {
             Self::BlindRepeat => ("blind-repeat", "an intended effect is repeated without asking"),
             Self::NoSecondCheck => ("no-second-check", "the guard is not asked again once an intent is stored"),
             Self::EndlessLease => ("endless-lease", "a worker's lease does not end"),
+            Self::ReservationPut => ("reservation-put", "a reservation is stored over what others have reserved meanwhile"),
         }
     }
 

@@ -27,7 +27,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` with `args`, its log in `logs`, with a fault point armed or not.
+    /// Starts `command` with `args`, its log in `logs`, with a fault point armed or not; `planted:<bug>` makes that bug, where
+    /// this build can.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -99,7 +100,10 @@ fn launch(command: &Path, args: &[String], log: &Path, fault: Option<&str>) -> a
     let file = File::options().create(true).append(true).open(log).with_context(|| format!("{}", log.display()))?;
     let mut launch = Launch::new(command).args(args).stdout(Stdio::null()).stderr(file);
     if let Some(fault) = fault {
-        launch = launch.env("HALTLINE_FAULT", fault);
+        launch = match fault.strip_prefix("planted:") {
+            Some(bug) => launch.env("HALTLINE_PLANTED", bug),
+            None => launch.env("HALTLINE_FAULT", fault),
+        };
     }
     Ok(spawn_bound(launch)?)
 }

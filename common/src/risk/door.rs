@@ -14,8 +14,12 @@ use haltline_types::{
     risk::{Breach, Fill, Order},
 };
 
-use super::{RiskRules, Rules, reserved_key, store};
-use crate::{Link, clock, kv, publisher::Publisher};
+use super::{RiskRules, Rules, ServerTime, reserved_key, store};
+use crate::{
+    Link, kv,
+    planted::{Bug, planted},
+    publisher::Publisher,
+};
 
 /// How often one reservation is tried against others.
 const TRIES_MAX: u32 = 200;
@@ -73,6 +77,7 @@ pub struct Door {
     link: Link,
     publisher: Publisher,
     rules: RiskRules,
+    time: ServerTime,
     /// One lock a scope: tasks of one process need not race each other on the server.
     cached: Arc<Mutex<HashMap<Scope, Arc<tokio::sync::Mutex<Cached>>>>>,
 }
@@ -80,7 +85,7 @@ pub struct Door {
 impl Door {
     /// A door that goes by `rules`.
     pub fn new(link: &Link, publisher: &Publisher, rules: RiskRules) -> Self {
-        Self { link: link.clone(), publisher: publisher.clone(), rules, cached: Arc::default() }
+        Self { link: link.clone(), publisher: publisher.clone(), rules, time: ServerTime::new(link), cached: Arc::default() }
     }
 
     /// Reserves what an action at `place` needs, from every scope that has limits there. The same key again
@@ -110,11 +115,11 @@ impl Door {
         let all = rules;
         let rules = rules.reserving(scope).map_err(Refusal::Uncountable)?;
         let window = rules.iter().map(|r| r.window().0).max().unwrap_or_default();
+        let at = self.time.now().await.map_err(|e| Refusal::Unavailable(e.message))?;
         let change = |book: &mut Book| {
             if !all.include(book.rules) {
                 return Err(Denied::Behind);
             }
-            let at = clock::now();
             book.prune(window, at);
             let (execution_id, node_id) = (wanted.execution_id.to_owned(), wanted.node_id.to_owned());
             book.reserve(&rules, wanted.key, Open { at, execution_id, node_id, order: wanted.order.clone() }, wanted.bound)
@@ -134,9 +139,19 @@ impl Door {
         let mut scopes: Vec<Scope> = reserved.iter().cloned().chain(now).collect();
         scopes.sort();
         scopes.dedup();
+        if scopes.is_empty() {
+            return;
+        }
+        let at = match self.time.now().await {
+            Ok(at) => at,
+            Err(e) => {
+                tracing::warn!(key, error = e.message, "what an action came to could not be counted now; a coordinator does it later");
+                return;
+            }
+        };
         for scope in scopes {
             let settle = |book: &mut Book| -> Result<(), Denied> {
-                book.settle(key, fill, clock::now());
+                book.settle(key, fill, at);
                 Ok(())
             };
             if let Err(e) = self.change(&scope, settle).await {
@@ -195,7 +210,10 @@ impl Door {
                 return Ok(outcome);
             }
             let json = serde_json::to_vec(&next).map_err(|e| Refusal::Uncountable(e.to_string()))?;
-            match kv::swap(&self.publisher, &self.link.names.risk_bucket(), &reserved_key(scope), revision, json).await {
+            let (bucket, key) = (self.link.names.risk_bucket(), reserved_key(scope));
+            // Planted: over whatever another worker has stored since.
+            let revision = if planted(Bug::ReservationPut) { latest(&self.link, scope).await.unwrap_or(revision) } else { revision };
+            match kv::swap(&self.publisher, &bucket, &key, revision, json).await {
                 Ok(revision) => {
                     cached.known = Some((next, revision));
                     return Ok(outcome);
@@ -209,4 +227,9 @@ impl Door {
         }
         Err(Refusal::Unavailable(format!("what {scope} has reserved is being changed by others all the time")))
     }
+}
+
+/// The record's revision now.
+async fn latest(link: &Link, scope: &Scope) -> Option<u64> {
+    Some(store::book(link, scope).await.ok()??.1)
 }

@@ -12,6 +12,7 @@ mod heartbeat;
 mod rules;
 mod status;
 mod store;
+mod time;
 
 use haltline_types::{
     control::Scope,
@@ -24,6 +25,7 @@ pub use heartbeat::{disarm, heartbeat, heartbeats};
 pub use rules::{RiskRules, Rules};
 pub use status::{RuleStatus, SwitchStatus, status, switches};
 pub use store::{book, books, change_book, delete, reset, rules, set, watched};
+pub use time::ServerTime;
 
 /// Key of what outcomes show.
 pub const WATCHED_KEY: &str = "watched";

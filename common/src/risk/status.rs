@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{rule_of, store};
+use super::{ServerTime, rule_of, store};
 use crate::{Link, clock};
 
 /// A rule and how near its limit is.
@@ -56,7 +56,8 @@ pub struct SwitchStatus {
 pub async fn status(link: &Link) -> Result<Vec<RuleStatus>, ApiError> {
     let (rules, books) = (store::rules(link).await?, store::books(link).await?);
     let watched = store::watched(link).await;
-    let now = clock::now();
+    // As reservations count.
+    let now = ServerTime::new(link).now().await?;
     let of = |(key, rule): (String, Result<Rule, String>)| {
         let unknown = |rule: Option<Rule>, why: String| RuleStatus {
             key: key.clone(),

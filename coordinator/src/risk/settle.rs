@@ -2,7 +2,7 @@
 //! came of them.
 
 use haltline_common::{
-    Link, clock, history, kv, risk,
+    Link, history, kv, risk,
     types::{
         error::{ApiError, Code},
         event::{Event, EventType},
@@ -34,7 +34,16 @@ pub async fn settle_left_over(link: Link) {
             return;
         }
     };
-    let now = clock::now();
+    if books.values().all(|book| book.as_ref().is_ok_and(|book| book.open.is_empty())) {
+        return;
+    }
+    let now = match risk::ServerTime::new(link).now().await {
+        Ok(now) => now,
+        Err(e) => {
+            tracing::debug!(error = %e, "reservations cannot be settled; later again");
+            return;
+        }
+    };
     for (scope, book) in books {
         let Ok(book) = book else { continue };
         for (key, open) in book.open.iter().filter(|(_, open)| now.millis_since(open.at) > AFTER_MS) {
@@ -53,7 +62,7 @@ pub async fn settle_left_over(link: Link) {
                     })
                     .await
                 }
-                Came::Done(fill) => risk::change_book(link, &scope, |book| book.settle(key, fill.as_ref(), clock::now())).await,
+                Came::Done(fill) => risk::change_book(link, &scope, |book| book.settle(key, fill.as_ref(), now)).await,
             };
             match changed {
                 Ok(()) => tracing::info!(%scope, key, "settled a reservation that its worker left behind"),

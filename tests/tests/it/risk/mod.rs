@@ -1,6 +1,7 @@
 //! Risk limits: what people set, what actions reserve, what outcomes show, dead-man switches.
 
 pub mod autumn_2008;
+mod clocks;
 mod command;
 mod dead_man;
 mod delay;

@@ -54,11 +54,24 @@ fn filled(site: &Site) -> anyhow::Result<(Vec<i64>, usize)> {
 
 #[tokio::test]
 async fn two_bots_that_race_for_a_shared_limit_never_exceed_it() -> anyhow::Result<()> {
+    race(None).await
+}
+
+/// The same with workers that store what they reserve over each other's: this test finds it.
+#[cfg(feature = "planted")]
+#[tokio::test]
+async fn workers_that_put_their_reservations_are_found() -> anyhow::Result<()> {
+    let found = race(Some("planted:reservation-put")).await;
+    ensure!(found.as_ref().is_err_and(|e| e.to_string().contains("exceeded")), "{found:?}");
+    Ok(())
+}
+
+async fn race(bug: Option<&str>) -> anyhow::Result<()> {
     let mut site = Site::bare(COMMAND).await?;
     site.spawn_market().await?;
     site.spawn("coordinator", &["coordinator"], None)?;
     for worker in ["worker-1", "worker-2"] {
-        site.spawn(worker, &["worker", "--id", worker, "--slots", "16"], None)?;
+        site.spawn(worker, &["worker", "--id", worker, "--slots", "16"], bug)?;
     }
     site.ready(2).await?;
     let limit = format!("{}", LIMIT_CENTS / 100);
