@@ -8,6 +8,7 @@ pub mod http;
 pub mod ledger;
 pub mod nats;
 pub mod process;
+pub mod relay;
 pub mod shapes;
 pub mod site;
 pub mod until;
@@ -15,5 +16,6 @@ pub mod venue;
 
 pub use caller::{Caller, Told};
 pub use haltline_server::port;
+pub use relay::Relay;
 pub use site::Site;
 pub use until::{soon, until};

@@ -20,7 +20,7 @@ use haltline_common::{
         task::Task,
     },
 };
-use haltline_core::Settled;
+use haltline_core::{STALE_INPUT, Settled};
 use rust_decimal::Decimal;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
@@ -321,7 +321,7 @@ impl Context {
     fn allowed(&self) -> Result<(), NodeError> {
         if let Some(until) = self.inputs_until.filter(|until| clock::now() > *until) {
             let message = format!("an input was good until {until}, and is older than the node's max_input_age now");
-            return Err(NodeError::fatal("StaleInput", message).not_done());
+            return Err(NodeError::fatal(STALE_INPUT, message).not_done());
         }
         if let Some(control) = &self.control {
             let gate = control.guard(&self.place());

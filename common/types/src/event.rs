@@ -35,6 +35,9 @@ pub enum EventType {
     NodeSkipped,
     /// Whether a node's side effect happened cannot be told; an operator decides (`resolve`).
     NodeUnknown,
+    /// A node was not run, or not repeated: an input is older than it allows. What that comes from is read again,
+    /// then the node runs.
+    NodeStale,
     /// A side effect is about to be performed: stored before it is.
     EffectIntended,
     /// What became of an intended side effect.
@@ -70,7 +73,7 @@ impl EventType {
     }
     /// Whether it can change what the coordinator decides. These travel on `input` subjects.
     pub const fn is_input(self) -> bool {
-        matches!(self, Self::NodeCompleted | Self::NodeFailed | Self::NodeRefused | Self::NodeUnknown)
+        matches!(self, Self::NodeCompleted | Self::NodeFailed | Self::NodeRefused | Self::NodeUnknown | Self::NodeStale)
     }
     /// As it is written.
     pub const fn as_str(self) -> &'static str {
@@ -83,6 +86,7 @@ impl EventType {
             Self::NodeRefused => "node_refused",
             Self::NodeSkipped => "node_skipped",
             Self::NodeUnknown => "node_unknown",
+            Self::NodeStale => "node_stale",
             Self::EffectIntended => "effect_intended",
             Self::EffectSettled => "effect_settled",
             Self::ExecutionCompleted => "execution_completed",
@@ -224,6 +228,10 @@ pub struct Event {
     /// On a node's result: ids of the `effect_intended` whose outcome nobody knows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unsettled: Vec<String>,
+    /// On `node_stale`: the nodes that its inputs come from and that can be read again, each behind those it
+    /// depends on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read_again: Vec<String>,
     /// On terminal events: nodes of whose side effects nobody knows whether they happened.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unknown_nodes: Vec<UnknownNode>,
@@ -263,6 +271,9 @@ pub struct SegmentResult {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
+    /// The attempt that gave it; the first if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
 }
 
 /// What is the same on every event of an execution.
@@ -325,6 +336,7 @@ impl Event {
             key: None,
             intent: None,
             unsettled: Vec::new(),
+            read_again: Vec::new(),
             unknown_nodes: Vec::new(),
             risk: Vec::new(),
             breach: None,
@@ -368,9 +380,18 @@ pub mod event_id {
     pub fn node_unknown(execution_id: &str, node_id: &str, attempt: u32) -> String {
         format!("{execution_id}/{node_id}/{attempt}/unknown")
     }
+    /// Of `node_stale` after an attempt: not the node's result, which is still to come.
+    pub fn node_stale(execution_id: &str, node_id: &str, attempt: u32) -> String {
+        format!("{execution_id}/{node_id}/{attempt}/stale")
+    }
     /// Of a node's one result: completed, failed or refused.
     pub fn node_result(execution_id: &str, node_id: &str) -> String {
         [execution_id, "/", node_id, "/result"].concat()
+    }
+    /// Of the result of a node that was read again `readings` times: one for each reading.
+    pub fn node_reading(execution_id: &str, node_id: &str, readings: u32) -> String {
+        let first = node_result(execution_id, node_id);
+        if readings == 0 { first } else { format!("{first}/{}", readings + 1) }
     }
     /// Of `node_skipped`.
     pub fn node_skipped(execution_id: &str, node_id: &str) -> String {

@@ -42,6 +42,11 @@ pub const UNKNOWN_NODES_MAX: usize = 64;
 pub const UNKNOWN_TEXT_BYTES_MAX: usize = 512;
 /// Attempts of one node.
 pub const ATTEMPTS_MAX: u32 = 20;
+/// How often the inputs of one node are read again: each time it waited for longer than they may be old. A limit that is
+/// shorter than reading takes would otherwise never end.
+pub const READINGS_MAX: u32 = 10;
+/// Nodes that are read again for one node; of more none is, since the task names them.
+pub const READ_AGAIN_NODES_MAX: usize = 64;
 /// A node's longest time-out: one day; longer waits are not a node's work.
 pub const NODE_TIMEOUT_MS_MAX: u64 = 24 * 3600 * 1000;
 /// A node's time-out when its definition names none.

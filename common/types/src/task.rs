@@ -112,6 +112,11 @@ fn abort() -> Option<OnHalt> {
     Some(OnHalt::Abort)
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_none_yet(n: &u32) -> bool {
+    *n == 0
+}
+
 fn is_zero(n: &u64) -> bool {
     *n == 0
 }
@@ -170,6 +175,16 @@ pub struct TaskNode {
     /// When the oldest of those inputs came about that are resolved; only where their age counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs_at: Option<Timestamp>,
+    /// Nodes that its inputs come from and that can be read again when these are too old, each behind those it
+    /// depends on; empty if nothing can.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read_again: Vec<String>,
+    /// When the oldest of the resolved inputs came about that no reading makes newer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fixed_at: Option<Timestamp>,
+    /// How often it was read again.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub readings: u32,
     /// How long one attempt may run.
     pub timeout_ms: u64,
     /// What happens after a failed attempt.

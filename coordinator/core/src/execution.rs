@@ -16,7 +16,7 @@ use haltline_types::{
 };
 use serde_json::{Map, Value};
 
-use crate::plan::Plan;
+use crate::{plan::Plan, readings::Readings};
 
 /// Error type of what is refused because the execution's deadline has passed.
 pub(crate) const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
@@ -142,6 +142,8 @@ pub struct Execution {
     pub(crate) ended: bool,
     /// When each node that is done ended.
     pub(crate) done_at: Vec<Timestamp>,
+    /// What was read again, and for whom.
+    pub(crate) readings: Readings,
     /// The time of the last input: time comes in with inputs only.
     pub(crate) at: Timestamp,
 }
@@ -163,6 +165,7 @@ impl Execution {
         let at = record.started_at;
         Self {
             done_at: vec![at; nodes.len()],
+            readings: Readings::default(),
             record,
             plan,
             nodes,
@@ -234,7 +237,8 @@ impl Execution {
     fn apply_result(&mut self, event: &Event) -> Applied {
         let Some(i) = event.node_id.as_deref().and_then(|id| self.plan.find(id)) else { return Applied::Ignored };
         // Only results are inputs, and the first one by log order stands.
-        if !event.kind.is_input() || self.nodes[i as usize].is_settled() || self.claims.is_void(event) {
+        let of_no_use = self.nodes[i as usize].is_settled() || self.claims.is_void(event) || self.is_of_earlier_reading(i, event);
+        if !event.kind.is_input() || of_no_use {
             return Applied::Ignored;
         }
         let head = event.segment.first().and_then(|s| self.plan.find(&s.node_id)).unwrap_or(i);
@@ -283,16 +287,21 @@ impl Execution {
         if let Some(flag) = &event.halted {
             self.stop_with(Stop::Halted(flag.clone()));
         }
+        let round = event.token.map_or(1, round);
         for done in &event.segment {
             if let Some(n) = self.plan.find(&done.node_id) {
+                self.readings.ended(n, round.max(done.attempt.unwrap_or(1)));
                 // Of one that does not say, it is as old as can be.
                 self.complete(n, done.outputs.clone(), done.at.unwrap_or(self.record.started_at));
             }
         }
+        self.readings.ended(i, round.max(event.attempt.unwrap_or(1)));
         if event.kind == EventType::NodeCompleted {
             self.complete(i, event.outputs.clone().unwrap_or_default(), event.timestamp);
         } else if admitted {
             self.fail(i, event);
+        } else if event.kind == EventType::NodeStale && self.stop.is_none() {
+            self.read_again(i, event);
         } else {
             let unknown = event.kind == EventType::NodeUnknown;
             self.settle(i, if unknown { NodeState::Unknown } else { NodeState::Ended });
@@ -373,7 +382,7 @@ impl Execution {
     }
 
     /// Whether a node that depends on this one need not wait for it any more.
-    fn lets_on(&self, i: u32) -> bool {
+    pub(crate) fn lets_on(&self, i: u32) -> bool {
         match self.nodes[i as usize] {
             NodeState::Done(_) => true,
             NodeState::Failed => !matches!(self.plan.def(i).on_error, OnError::Skip),
@@ -385,6 +394,8 @@ impl Execution {
     pub(crate) fn outputs_of(&self, i: u32) -> Option<&Map<String, Value>> {
         match (&self.nodes[i as usize], &self.plan.def(i).on_error) {
             (NodeState::Done(outputs), _) | (NodeState::Failed, OnError::Use(outputs)) => Some(outputs),
+            // What was ready before it was read again goes by what it had given.
+            (NodeState::Waiting(_) | NodeState::Ready | NodeState::InTask(_), _) => self.readings.given(i),
             _ => None,
         }
     }

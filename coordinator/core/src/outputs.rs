@@ -125,7 +125,9 @@ impl Execution {
         let mut at = Some(head);
         while let Some(i) = at.filter(|_| chain.len() < left as usize) {
             chain.push(i);
-            at = self.plan.node(i).chain_next;
+            // What was read again counts its attempts by itself: it begins a task of its own.
+            let follows = |n: &u32| matches!(self.nodes[*n as usize], NodeState::Waiting(_)) && !self.rounds.contains_key(n);
+            at = self.plan.node(i).chain_next.filter(follows);
         }
         let mut budget = TASK_INPUT_BYTES_MAX;
         let nodes = chain.iter().map(|i| self.task_node(*i, &chain, &mut budget)).collect();
@@ -164,7 +166,11 @@ impl Execution {
             InputRef::Input(_) => Some(self.record.started_at),
             InputRef::Node(r) => self.plan.find(&r.node).filter(|n| !chain.contains(n)).map(|n| self.done_at[n as usize]),
         };
+        let (read_again, fixed_at) = self.readable_inputs(i, chain);
         TaskNode {
+            read_again,
+            fixed_at,
+            readings: self.readings.of(i),
             max_input_age_ms: def.max_input_age.map(|age| age.0),
             inputs_at: def.max_input_age.and_then(|_| def.inputs.values().filter_map(at).min()),
             id: def.id.clone(),

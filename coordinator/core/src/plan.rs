@@ -17,7 +17,7 @@ use haltline_types::{
     },
 };
 
-use crate::{outputs::look_up_output, segments};
+use crate::{outputs::look_up_output, readings, segments};
 
 /// Something wrong with a definition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +57,9 @@ pub struct PlanNode {
     pub allowed_while_halted: bool,
     /// The venue it acts at; empty for none.
     pub venue: String,
+    /// Nodes that its inputs come from and that can run again when these are too old, each behind those it depends
+    /// on. Only of a node with `max_input_age`.
+    pub read_again: Vec<u32>,
 }
 
 /// More problems than this are not reported: the first ones matter.
@@ -97,6 +100,8 @@ impl Plan {
             node.allowed_while_halted = def.allowed_while_halted || kind.allowed_while_halted;
             node.venue = if def.venue.is_empty() { kind.venue.clone() } else { def.venue.clone() };
         }
+        let computes = |def: &NodeDef| types.get(def.kind.as_str()).is_some_and(|t| t.computes_only);
+        readings::link(&mut nodes, definition, &by_id, &computes);
         let acts = nodes.iter().any(|n| n.effect.touches_risk() && !n.allowed_while_halted);
         let on_halt = definition.on_halt.or(acts.then_some(OnHalt::Abort));
         Ok(Self { definition: definition.clone(), nodes, by_id, on_halt })

@@ -5,12 +5,12 @@ use std::collections::HashMap;
 
 use haltline_types::{
     Effect, Timestamp,
-    control::{Flag, Gate, Place},
+    control::{Flag, Gate, OnHalt, Place},
     definition::RetryPolicy,
     event::{Claims, Command, CommandType, Event, EventType, SegmentResult, event_id},
     json,
     limits::{ERROR_BYTES_MAX, OUTPUT_BYTES_MAX, SEGMENT_BYTES_MAX},
-    task::{Task, TaskInput, TaskNode},
+    task::{Task, TaskInput, TaskNode, round},
 };
 use serde_json::{Map, Value};
 
@@ -20,6 +20,9 @@ use crate::{
     execution::DEADLINE_EXCEEDED,
     outputs::{deadline_passed, look_up_output},
 };
+
+/// Error type of a node whose inputs are older than it allows.
+pub const STALE_INPUT: &str = "StaleInput";
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,8 +117,8 @@ pub struct TaskRun {
     /// index of its node.
     ids: HashMap<String, usize>,
     outputs: HashMap<String, Map<String, Value>>,
-    /// When the nodes of this task that are done ended.
-    done_at: HashMap<String, Timestamp>,
+    /// When the nodes of this task that are done ended, and with which attempt.
+    done_at: HashMap<String, (Timestamp, u32)>,
     /// Side effects of the node that is next.
     effects: Effects,
     /// The `node_started` that the last step gave out: of a node that is handed back it is not published.
@@ -125,6 +128,8 @@ pub struct TaskRun {
     stopped: Option<Command>,
     /// The log says that the execution was halted, whatever the flag says by now.
     halted: Option<Flag>,
+    /// It waited for a flag.
+    waited: bool,
 }
 
 impl TaskRun {
@@ -153,6 +158,7 @@ impl TaskRun {
             finished: false,
             stopped: None,
             halted: None,
+            waited: false,
         }
     }
 
@@ -202,15 +208,16 @@ impl TaskRun {
     }
 
     fn learn_event(&mut self, i: usize, event: &Event) {
-        // Of the task before this one, which an operator had repeated.
-        if i == 0 && event.attempt.is_some_and(|attempt| attempt < self.task.attempt) {
+        // Of the task before this one, which an operator had repeated, or whose node is read again.
+        let before = |attempt: u32| attempt < self.task.attempt;
+        if i == 0 && (event.attempt.is_some_and(before) || event.token.map(round).is_some_and(before)) {
             return;
         }
         self.ids.insert(event.id.clone(), i);
         match event.kind {
             EventType::NodeCompleted => {
                 self.outputs.insert(self.task.nodes[i].id.clone(), event.outputs.clone().unwrap_or_default());
-                self.done_at.insert(self.task.nodes[i].id.clone(), event.timestamp);
+                self.done_at.insert(self.task.nodes[i].id.clone(), (event.timestamp, event.attempt.unwrap_or(1)));
                 // A result that ends a task carries the number of its events.
                 self.finished |= event.task_events.is_some();
                 if self.at == i {
@@ -219,7 +226,7 @@ impl TaskRun {
                     self.effects.clear();
                 }
             }
-            EventType::NodeFailed | EventType::NodeRefused | EventType::NodeUnknown => self.finished = true,
+            EventType::NodeFailed | EventType::NodeRefused | EventType::NodeUnknown | EventType::NodeStale => self.finished = true,
             EventType::EffectIntended | EventType::EffectSettled if self.at == i => self.effects.take_in(event),
             EventType::NodeRetrying if self.at == i => {
                 self.attempt = self.attempt.max(event.attempt.unwrap_or(0) + 1);
@@ -361,10 +368,11 @@ impl TaskRun {
         let node = self.task.nodes[last].clone();
         let mut e = Event::new(
             EventType::NodeCompleted,
-            event_id::node_result(&self.task.correlation.execution_id, &node.id),
+            event_id::node_reading(&self.task.correlation.execution_id, &node.id, node.readings),
             &self.task.correlation,
             now,
         );
+        e.attempt = self.done_at.get(&node.id).map(|(_, attempt)| *attempt);
         e.outputs = self.outputs.get(&node.id).cloned();
         e.node_id = Some(node.id);
         e.node_name = Some(node.name);
@@ -391,16 +399,23 @@ impl TaskRun {
         self.look_at(now);
         match gate {
             Gate::Halted(flag) => return Next::End(vec![self.refuse_halted(now, flag.clone(), None)]),
-            Gate::Unsure(why) if self.stopped.is_none() => return Next::Wait(why.clone()),
+            Gate::Unsure(why) if self.stopped.is_none() => {
+                self.waited = true;
+                return Next::Wait(why.clone());
+            }
             Gate::Unsure(_) | Gate::Open => {}
         }
         if self.stopped.is_some() {
             return Next::End(vec![self.refuse_stopped(now)]);
         }
+        // Of what may have happened already someone is asked first, however old its inputs are by now.
+        let stale = self.inputs_until().filter(|until| now > *until && self.effects.in_doubt().is_empty());
+        if stale.is_some() && self.may_read_again(now) {
+            return Next::End(vec![self.stale(now, None)]);
+        }
         let started = self.started(now);
-        if let Some(until) = self.inputs_until().filter(|until| now > *until) {
-            let message = format!("an input was good until {until}, and is older than the node's max_input_age now");
-            return Next::End(self.fail_unrun(started, now, "StaleInput", message));
+        if let Some(until) = stale {
+            return Next::End(self.fail_unrun(started, now, STALE_INPUT, too_old(until)));
         }
         match self.inputs() {
             Ok(inputs) => Next::Start { started: started.map(Box::new), node: self.at, attempt: self.attempt, inputs },
@@ -433,7 +448,7 @@ impl TaskRun {
                 e.halted = flag.clone();
                 let last = self.at + 1 == self.task.nodes.len();
                 self.outputs.insert(self.node().id.clone(), outputs);
-                self.done_at.insert(self.node().id.clone(), now);
+                self.done_at.insert(self.node().id.clone(), (now, self.attempt));
                 let full = || self.outputs.values().map(json::size).sum::<usize>() > SEGMENT_BYTES_MAX;
                 // The size last: it is measured only where the segment could go on.
                 if last || flag.is_some() || !can_run_next || self.stopped.is_some() || full() {
@@ -444,6 +459,13 @@ impl TaskRun {
                 self.attempt = 1;
                 self.effects.clear();
                 After::Note(Box::new(e))
+            }
+            NodeOutcome::Failed { error_type, .. } if error_type == STALE_INPUT && self.may_read_again(now) => {
+                After::End(Box::new(match flag {
+                    Some(flag) => self.refuse_halted(now, flag, Some(duration_ms)),
+                    None if self.stopped.is_some() => self.refuse_stopped(now),
+                    None => self.stale(now, Some(duration_ms)),
+                }))
             }
             NodeOutcome::Failed { error_type, message, retryable } => {
                 let policy = self.node().retry;
@@ -505,8 +527,9 @@ impl TaskRun {
             EventType::NodeStarted => event_id::node_started(execution, &node.id, self.attempt),
             EventType::NodeRetrying => event_id::node_retrying(execution, &node.id, self.attempt),
             EventType::NodeUnknown => event_id::node_unknown(execution, &node.id, self.attempt),
+            EventType::NodeStale => event_id::node_stale(execution, &node.id, self.attempt),
             EventType::EffectIntended => event_id::effect_intended(execution, &node.id, self.attempt, self.intended() + 1),
-            _ => event_id::node_result(execution, &node.id),
+            _ => event_id::node_reading(execution, &node.id, node.readings),
         };
         let mut e = Event::new(kind, id, &self.task.correlation, now);
         e.node_id = Some(node.id.clone());
@@ -540,7 +563,8 @@ impl TaskRun {
             .map(|n| SegmentResult {
                 node_id: n.id.clone(),
                 outputs: self.outputs.get(&n.id).cloned().unwrap_or_default(),
-                at: self.done_at.get(&n.id).copied(),
+                at: self.done_at.get(&n.id).map(|(at, _)| *at),
+                attempt: self.done_at.get(&n.id).map(|(_, attempt)| *attempt).filter(|attempt| *attempt > 1),
             })
             .collect();
         e
@@ -589,10 +613,39 @@ impl TaskRun {
         let age = i64::try_from(node.max_input_age_ms?).unwrap_or(i64::MAX);
         let earlier = node.inputs.values().filter_map(|input| match input {
             // What is not known is old.
-            TaskInput::Earlier(node, _) => Some(self.done_at.get(node).copied().unwrap_or_default()),
+            TaskInput::Earlier(node, _) => Some(self.ended_at(node)),
             TaskInput::Value(_) | TaskInput::Missing(_) => None,
         });
         earlier.chain(node.inputs_at).min().map(|oldest| Timestamp(oldest.0.saturating_add(age)))
+    }
+
+    fn ended_at(&self, node: &str) -> Timestamp {
+        self.done_at.get(node).map(|(at, _)| *at).unwrap_or_default()
+    }
+
+    /// Whether the inputs of the node that is next are too old, waiting for a flag made them so, and reading
+    /// again makes all of them new.
+    fn may_read_again(&self, now: Timestamp) -> bool {
+        let node = self.node();
+        let Some(age) = node.max_input_age_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)) else { return false };
+        let is_old = |at: Timestamp| now.0 > at.0.saturating_add(age);
+        let is_fixed = |input: &TaskInput| matches!(input, TaskInput::Earlier(from, _) if !node.read_again.contains(from) && is_old(self.ended_at(from)));
+        (self.task.on_halt == Some(OnHalt::Hold) || self.waited)
+            && !node.read_again.is_empty()
+            && self.effects.in_doubt().is_empty()
+            && self.inputs_until().is_some_and(|until| now > until)
+            && !node.fixed_at.is_some_and(is_old)
+            && !node.inputs.values().any(is_fixed)
+    }
+
+    /// The node is left until its inputs were read again.
+    fn stale(&mut self, now: Timestamp, duration_ms: Option<f64>) -> Event {
+        let mut e = self.event(EventType::NodeStale, now);
+        e.duration_ms = duration_ms;
+        e.error_type = Some(STALE_INPUT.into());
+        e.error = self.inputs_until().map(too_old);
+        e.read_again = self.node().read_again.clone();
+        self.result(e)
     }
 
     fn inputs(&self) -> Result<Map<String, Value>, String> {
@@ -612,6 +665,10 @@ impl TaskRun {
         }
         Ok(inputs)
     }
+}
+
+fn too_old(until: Timestamp) -> String {
+    format!("an input was good until {until}, and is older than the node's max_input_age now")
 }
 
 /// An error's text within its limit; what is missing is told.

@@ -140,6 +140,7 @@ fn word(kind: EventType) -> &'static str {
         EventType::NodeRefused => "refused",
         EventType::NodeSkipped => "skipped",
         EventType::NodeUnknown => "unknown",
+        EventType::NodeStale => "stale",
         EventType::EffectIntended | EventType::EffectSettled => "acting",
         other => other.as_str(),
     }

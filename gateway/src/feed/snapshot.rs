@@ -167,7 +167,7 @@ impl<'a> Node<'a> {
             EventType::NodeStarted => "running",
             EventType::NodeCompleted => "completed",
             EventType::NodeFailed => "failed",
-            EventType::NodeRetrying => "retrying",
+            EventType::NodeRetrying | EventType::NodeStale => "retrying",
             EventType::NodeRefused => "refused",
             EventType::NodeSkipped => "skipped",
             EventType::NodeUnknown => "unknown",
@@ -182,7 +182,7 @@ impl<'a> Node<'a> {
         if event.kind == EventType::NodeStarted {
             self.started_at = Some(event.timestamp);
             self.ended_at = None;
-        } else if !matches!(event.kind, EventType::NodeRetrying | EventType::NodeUnknown) {
+        } else if !matches!(event.kind, EventType::NodeRetrying | EventType::NodeStale | EventType::NodeUnknown) {
             self.ended_at = Some(event.timestamp);
         }
     }

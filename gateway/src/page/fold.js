@@ -2,7 +2,7 @@
 
 const NODE = {
   node_started: "running", node_retrying: "retrying", node_completed: "completed", node_failed: "failed",
-  node_refused: "refused", node_skipped: "skipped", node_unknown: "unknown",
+  node_refused: "refused", node_skipped: "skipped", node_unknown: "unknown", node_stale: "retrying",
 };
 const SETTLED = new Set(["completed", "failed", "refused", "skipped"]);
 
@@ -50,11 +50,14 @@ export class Run {
     // What carries a lower token than one that took the node over counts no more.
     if ((e.token ?? n.token) < n.token) return;
     n.token = e.token ?? n.token;
-    // A start that is told late does not undo a result.
-    if (SETTLED.has(n.status) && n.finished) return;
+    // A start that is told late does not undo a result; one of a later attempt means that it is read again.
+    if (SETTLED.has(n.status) && n.finished) {
+      if (status !== "running" || (e.attempt ?? 1) <= (n.attempts.at(-1)?.number ?? 1)) return;
+      n.finished = null;
+    }
     n.status = status;
     n.worker = e.worker_id ?? n.worker;
-    n.reason = e.reason ?? n.reason;
+    n.reason = status === "completed" ? null : (e.reason ?? n.reason);
     n.error = status === "completed" ? null : (e.error ?? n.error);
     n.error_type = status === "completed" ? null : (e.error_type ?? n.error_type);
     this.#attempt(n, e, status);

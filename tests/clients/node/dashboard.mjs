@@ -50,6 +50,17 @@ await check("attempts stay apart, a failed one is not the node's end", async () 
   equal([n.status, n.error, n.attempts.map((a) => [a.number, a.status, a.error ?? null])], ["completed", null, [[1, "failed", "no answer"], [2, "completed", null]]], "at the end");
 });
 
+await check("a node that is read again runs and completes once more; the one that it is for waits", async () => {
+  const run = new Run();
+  const stale = event(4, "node_stale", "b", 30, { attempt: 1, token: 10, error: "too old", error_type: "StaleInput", read_again: ["a"] });
+  run.add([started(1, "a", 0), done(2, "a", 10, { attempt: 1 }), stale]);
+  equal(of(run), { a: "completed", b: "retrying" }, "before");
+  run.add([started(5, "a", 40, { attempt: 2 })]);
+  equal([of(run), run.nodes.get("a").finished], [{ a: "running", b: "retrying" }, null], "while it is read");
+  run.add([done(6, "a", 50, { attempt: 2 }), started(7, "b", 60, { attempt: 2 }), done(8, "b", 70, { attempt: 2 })]);
+  equal([of(run), run.nodes.get("a").finished, run.nodes.get("b").error], [{ a: "completed", b: "completed" }, at(50), null], "at the end");
+});
+
 await check("waits in the queue are apart from runs; what never began waited for nothing", async () => {
   const run = new Run();
   run.add([event(1, "execution_started", undefined, 0), started(2, "a", 10), done(3, "a", 15), started(4, "b", 40), started(5, "c", 20)]);

@@ -26,7 +26,7 @@ fn fan(id: &str, wide: usize) -> anyhow::Result<Definition> {
 }
 
 /// What ended is downloaded and replayed; the file.
-async fn replayed(site: &Site, key: &str, status: Status) -> anyhow::Result<PathBuf> {
+pub async fn replayed(site: &Site, key: &str, status: Status) -> anyhow::Result<PathBuf> {
     let (record, events) = checks::ended(&site.client, key).await?;
     ensure!(record.status == status, "{key}: {:?} {:?}\n{}", record.status, record.error, checks::kinds(&events).join("\n"));
     let file = folder(site)?.join(format!("{key}.jsonl"));

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use haltline_core::{After, Applied, Delivery, Execution, Input, Next, NodeOutcome, Output, Plan, TaskRun};
+use haltline_core::{After, Applied, Delivery, Execution, Input, Next, NodeOutcome, Output, Plan, STALE_INPUT, TaskRun};
 use haltline_types::{
     Timestamp,
-    control::{Flag, Gate, Level},
-    definition::OnError,
+    control::{Flag, Gate, Level, OnHalt},
+    definition::{Definition, OnError},
     event::{Command, CommandType, Correlation, Event, EventType, Resolution},
     record::{Record, Status},
     task::{Task, TaskInput},
@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::sim::{
     fates,
     rng::Rng,
-    workload::{after, definition, node, stand_in, tolerant, types},
+    workload::{after, definition, fresh, node, stand_in, tolerant, types},
 };
 
 /// The first delivery of a task.
@@ -34,6 +34,7 @@ fn record(plan: &Plan) -> Record {
 /// A random graph: edges only from earlier to later nodes. `lenient`: what a failure means is random. Of some
 /// nodes, of the type `order`, nobody knows on their first attempt what they did.
 fn graph(rng: &mut Rng, fails: bool, lenient: bool) -> Arc<Plan> {
+    let reads = rng.chance(40);
     let n = rng.range(1, 14) as usize;
     let ids: Vec<String> = (0..n).map(|i| format!("n{i}")).collect();
     let nodes = (0..n)
@@ -42,6 +43,8 @@ fn graph(rng: &mut Rng, fails: bool, lenient: bool) -> Arc<Plan> {
             let kind = match rng.range(0, 99) {
                 n if fails && n < if lenient { 30 } else { 15 } => "fail",
                 n if n >= 80 => "order",
+                n if reads && n >= 50 => "quote",
+                n if reads && n >= 35 => "calc",
                 _ => "give",
             };
             let made = if lenient && rng.chance(30) { after(&ids[i], kind, &deps) } else { node(&ids[i], kind, &deps) };
@@ -52,10 +55,12 @@ fn graph(rng: &mut Rng, fails: bool, lenient: bool) -> Arc<Plan> {
                 4..=6 => OnError::Continue,
                 _ => stand_in(),
             };
+            let made = if reads && rng.chance(50) { fresh(rng.range(5, 60), made) } else { made };
             tolerant(on_error, made)
         })
         .collect();
-    Arc::new(Plan::compile(&definition("w", nodes), &types()).expect("valid"))
+    let definition = Definition { on_halt: reads.then_some(OnHalt::Hold), ..definition("w", nodes) };
+    Arc::new(Plan::compile(&definition, &types()).expect("valid"))
 }
 
 /// What one run of a graph showed.
@@ -70,11 +75,11 @@ struct Seen {
 }
 
 /// Runs one task to its end; the events it published, the result last.
-fn work(task: Task, gate: &Gate) -> Vec<Event> {
+fn work(task: Task, gate: &Gate, mut clock: impl FnMut() -> Timestamp) -> Vec<Event> {
     let mut run = TaskRun::new(task, "worker", FIRST);
     let mut events = Vec::new();
     loop {
-        match run.next(gate, Timestamp(0)) {
+        match run.next(gate, clock()) {
             Next::End(mut last) => {
                 events.append(&mut last);
                 return events;
@@ -83,16 +88,20 @@ fn work(task: Task, gate: &Gate) -> Vec<Event> {
                 events.extend(started.map(|e| *e));
                 let outcome = match run.task().nodes[node].kind.as_str() {
                     "order" if attempt == 1 => {
-                        let mut intent = run.intend(Timestamp(0));
+                        let mut intent = run.intend(clock());
                         intent.key = Some("key".into());
                         run.effect(&intent);
                         events.push(intent);
                         NodeOutcome::Unknown { error_type: "Timeout".into(), message: "no answer".into() }
                     }
+                    // At its effect it is too late.
+                    "order" if run.inputs_until().is_some_and(|until| clock() > until) => {
+                        NodeOutcome::Failed { error_type: STALE_INPUT.into(), message: "x".into(), retryable: false }
+                    }
                     "fail" => NodeOutcome::Failed { error_type: "X".into(), message: "x".into(), retryable: false },
                     _ => NodeOutcome::Completed(Map::from_iter([("out".to_owned(), Value::Bool(true))])),
                 };
-                match run.after(outcome, gate, true, Timestamp(0), 1.0, |_, _| 0) {
+                match run.after(outcome, gate, true, clock(), 1.0, |_, _| 0) {
                     After::Note(e) => events.push(*e),
                     After::End(e) => {
                         events.push(*e);
@@ -118,6 +127,7 @@ fn run(plan: &Arc<Plan>, rng: &mut Rng, segments: bool, halt_at: Option<usize>) 
         execution: execution.clone(),
     };
     let mut open: Vec<Task> = Vec::new();
+    let mut now = execution.record().started_at.0;
     let flag = Flag { state: Level::Halt, reason: "r".into(), by: "b".into(), revision: 2, ..Flag::default() };
     loop {
         for output in execution.decide_all(segments) {
@@ -153,7 +163,10 @@ fn run(plan: &Arc<Plan>, rng: &mut Rng, segments: bool, halt_at: Option<usize>) 
         }
         let task = open.swap_remove(rng.range(0, open.len() as u64 - 1) as usize);
         let gate = if halt_at.is_some_and(|n| seen.inputs.len() >= n) { Gate::Halted(flag.clone()) } else { Gate::Open };
-        let events = work(task, &gate);
+        let events = work(task, &gate, || {
+            now += rng.range(0, 8) as i64;
+            Timestamp(now)
+        });
         seen.events.extend(events.iter().map(|e| e.id.clone()));
         seen.log.extend(events.iter().cloned());
         let result = Input::Result(Box::new(events.into_iter().next_back().expect("a result")));
@@ -190,6 +203,9 @@ proptest! {
         // Every task has an id of its own, also those that repeat a node.
         let ids: BTreeSet<&str> = seen.tasks.iter().map(|t| t.task_id.as_str()).collect();
         prop_assert_eq!(ids.len(), seen.tasks.len());
+        // What was read again and failed then had let its dependents go on before.
+        let again: BTreeSet<&str> = seen.log.iter().flat_map(|e| e.read_again.iter().map(String::as_str)).collect();
+        let failed: BTreeSet<&str> = failed.difference(&again).copied().collect();
         for task in &seen.tasks {
             let i = plan.find(&task.nodes[0].id).expect("known");
             prop_assert!(plan.node(i).deps.iter().all(|d| !failed.contains(plan.def(*d).id.as_str())));
@@ -285,7 +301,7 @@ fn a_missing_output_is_missing() {
     execution.apply(&Input::Result(e));
     let Some(Output::Task(task)) = execution.decide_all(false).pop() else { panic!("a task") };
     assert!(matches!(&task.nodes[0].inputs["a"], TaskInput::Missing(why) if why.contains('a')));
-    let end = work(*task, &Gate::Open);
+    let end = work(*task, &Gate::Open, || Timestamp(0));
     assert_eq!(end.last().and_then(|e| e.error_type.as_deref()), Some("MissingInput"));
 }
 

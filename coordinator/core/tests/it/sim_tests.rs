@@ -34,7 +34,7 @@ fn a_calm_run_is_fine() {
 /// Schedules of many random faults: kills, stalls, broken connections, lost acknowledgements, forgotten ids,
 /// clocks that are off, rivals. `HALTLINE_SIM_RANDOM=n` plays n of each half.
 fn random_faults(half: u64) {
-    let (mut bad, mut steps, mut n, mut overlapped) = (Vec::new(), 0, 0, 0);
+    let (mut bad, mut steps, mut n, mut overlapped, mut read_again) = (Vec::new(), 0, 0, 0, 0);
     let count = std::env::var("HALTLINE_SIM_RANDOM").ok().and_then(|s| s.parse().ok()).unwrap_or(20_000);
     for seed in seeds(count) {
         let seed = seed * 2 + half;
@@ -43,12 +43,14 @@ fn random_faults(half: u64) {
             Ok(fine) => {
                 (steps, n) = (steps + fine.steps, n + fine.executions);
                 overlapped += fine.overlapped;
+                read_again += fine.read_again;
             }
             Err(why) if bad.len() < 50 => bad.push(why),
             Err(_) => {}
         }
     }
-    println!("{n} executions, {steps} steps, {overlapped} executions checked less strictly");
+    println!("{n} executions, {steps} steps, {overlapped} executions checked less strictly, inputs read again {read_again} times");
+    assert!(read_again * 50 > n || n < 100, "inputs were read again {read_again} times only");
     // A task may run twice at once, and its order come late; everything else is checked all the same.
     assert!(overlapped * 7 < n || n < 100, "too many are checked less strictly");
     assert!(bad.is_empty(), "{} bad: {}\nfirst:\n{}", bad.len(), summary(&bad), bad[0]);

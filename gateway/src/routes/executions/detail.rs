@@ -184,7 +184,7 @@ fn fold(nodes: &mut BTreeMap<String, NodeState>, e: &Event) {
     let Some(id) = &e.node_id else { return };
     let status = match e.kind {
         EventType::NodeStarted => Standing::Running,
-        EventType::NodeRetrying => Standing::Retrying,
+        EventType::NodeRetrying | EventType::NodeStale => Standing::Retrying,
         EventType::NodeCompleted => Standing::Completed,
         EventType::NodeFailed => Standing::Failed,
         EventType::NodeRefused => Standing::Refused,
@@ -206,10 +206,13 @@ fn fold(nodes: &mut BTreeMap<String, NodeState>, e: &Event) {
     });
     let settled =
         matches!(node.status, Standing::Completed | Standing::Failed | Standing::Refused | Standing::Skipped) && node.finished_at.is_some();
+    let is_next = e.kind == EventType::NodeStarted && e.attempt > Some(node.attempts);
     node.attempts = node.attempts.max(e.attempt.unwrap_or(0));
-    if settled {
-        return; // a late start of an attempt that is over
+    // Read again, or the late start of an attempt that is over.
+    if settled && !is_next {
+        return;
     }
+    node.finished_at = None;
     node.status = status;
     node.worker_id = e.worker_id.clone().or(node.worker_id.take());
     match status {
@@ -220,7 +223,7 @@ fn fold(nodes: &mut BTreeMap<String, NodeState>, e: &Event) {
         Standing::Completed | Standing::Failed | Standing::Refused | Standing::Skipped => node.finished_at = Some(e.timestamp),
     }
     if status == Standing::Completed {
-        (node.error, node.error_type) = (None, None);
+        (node.error, node.error_type, node.reason) = (None, None, None);
     } else if e.error.is_some() {
         (node.error, node.error_type) = (e.error.clone(), e.error_type.clone());
     }
@@ -243,10 +246,13 @@ mod tests {
             ("node_started", r#","attempt":2"#, Standing::Running),
             ("node_completed", r#","attempt":2,"duration_ms":3.5"#, Standing::Completed),
             ("node_started", r#","attempt":2"#, Standing::Completed),
+            // It is read again, for another node.
+            ("node_started", r#","attempt":3"#, Standing::Running),
+            ("node_completed", r#","attempt":3,"duration_ms":2.5"#, Standing::Completed),
         ] {
             fold(&mut nodes, &event(&format!(r#"{{"type":"{kind}","id":"x",{common}{more}}}"#)));
             assert_eq!(nodes["a"].status, want);
         }
-        assert_eq!((nodes["a"].attempts, nodes["a"].duration_ms, nodes["a"].error.clone()), (2, Some(3.5), None));
+        assert_eq!((nodes["a"].attempts, nodes["a"].duration_ms, nodes["a"].error.clone()), (3, Some(2.5), None));
     }
 }

@@ -17,6 +17,23 @@ pub fn check(plan: &Plan, record: &Record, events: &[&Event]) -> Vec<String> {
         let of_kind = events.iter().filter(|e| e.kind == kind);
         of_kind.filter_map(|e| Some((e.node_id.as_deref()?, *e))).collect()
     };
+    // Of a node that was read again the last reading is its fate, and one that waited for it may have begun before.
+    let again: BTreeSet<&str> = events
+        .iter()
+        .flat_map(|e| {
+            e.read_again.iter().map(String::as_str).chain((e.kind == EventType::NodeStale).then_some(e.node_id.as_deref()).flatten())
+        })
+        .collect();
+    let mut fate = BTreeMap::new();
+    for e in events.iter().filter(|e| matches!(e.kind, EventType::NodeCompleted | EventType::NodeFailed | EventType::NodeSkipped)) {
+        fate.insert(e.node_id.as_deref().unwrap_or_default(), e.kind);
+    }
+    let of = |kind: EventType| -> BTreeMap<&str, &Event> {
+        of(kind)
+            .into_iter()
+            .filter(|(id, _)| !again.contains(id) || fate.get(id).is_none_or(|last| *last == kind) || kind == EventType::NodeStarted)
+            .collect()
+    };
     let (done, failed, skipped) = (of(EventType::NodeCompleted), of(EventType::NodeFailed), of(EventType::NodeSkipped));
     let started = of(EventType::NodeStarted);
     let whole = matches!(record.status, Status::Completed | Status::CompletedWithErrors);
@@ -31,7 +48,7 @@ pub fn check(plan: &Plan, record: &Record, events: &[&Event]) -> Vec<String> {
         if n.kind == "fail" && done.contains_key(id) {
             found.push(format!("node {id} cannot complete"));
         }
-        if skipped.contains_key(id) && started.contains_key(id) {
+        if skipped.contains_key(id) && started.contains_key(id) && !again.contains(id) {
             found.push(format!("node {id} was started and skipped"));
         }
         let needs = n.inputs.values().filter_map(|i| if let InputRef::Node(r) = i { Some(r.node.as_str()) } else { None });
@@ -39,12 +56,17 @@ pub fn check(plan: &Plan, record: &Record, events: &[&Event]) -> Vec<String> {
         let policy = |id: &str| plan.find(id).map(|i| &plan.def(i).on_error);
         let deps = needs.iter().copied().chain(n.depends_on.iter().map(String::as_str));
         let cause = deps.clone().any(|d| skipped.contains_key(d) || (failed.contains_key(d) && policy(d) == Some(&OnError::Skip)));
-        if skipped.contains_key(id) != cause && (whole || skipped.contains_key(id)) {
+        // It may have run before what it depends on was read again, and failed then.
+        let ran_before = deps.clone().any(|d| again.contains(d) && (failed.contains_key(d) || skipped.contains_key(d)));
+        let as_said = skipped.contains_key(id) == cause || (ran_before && !skipped.contains_key(id));
+        if !as_said && (whole || skipped.contains_key(id)) {
             found.push(format!("node {id}: skipped {}, to be skipped {cause}", skipped.contains_key(id)));
         }
         let misses = needs.iter().any(|d| failed.contains_key(d) && policy(d) == Some(&OnError::Continue));
         let missed = failed.get(id).is_some_and(|e| e.error_type.as_deref() == Some("MissingInput"));
-        if missed != misses && (missed || (whole && !cause)) {
+        // Too old it is before it misses anything.
+        let stale = failed.get(id).is_some_and(|e| e.error_type.as_deref() == Some("StaleInput"));
+        if missed != misses && !stale && !ran_before && (missed || (whole && !cause)) {
             found.push(format!("node {id}: MissingInput {missed}, misses an input {misses}"));
         }
         if let Some(e) = failed.get(id) {

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use haltline_core::LogMessage;
+use haltline_types::event::EventType;
+
 use super::{
     CLIENTS, COORDINATORS, WORKERS,
     check::check,
@@ -23,6 +26,8 @@ pub struct Fine {
     pub steps: u64,
     pub executions: usize,
     pub overlapped: usize,
+    /// Nodes whose inputs were read again.
+    pub read_again: usize,
 }
 
 /// Runs; on a violation runs again with a trace and says everything.
@@ -50,7 +55,14 @@ fn simulate(seed: u64, plan: &Plan, trace: bool) -> Result<Fine, (Vec<String>, V
         problems.extend(w.restart_changes_nothing());
     }
     if problems.is_empty() {
-        return Ok(Fine { hits: w.hits, steps: w.steps, executions: w.server.records.len(), overlapped: w.overlapped.len() });
+        let is_stale = |e: &&super::server::LogEntry| matches!(&e.message, LogMessage::Event(e) if e.kind == EventType::NodeStale);
+        return Ok(Fine {
+            hits: w.hits,
+            steps: w.steps,
+            executions: w.server.records.len(),
+            overlapped: w.overlapped.len(),
+            read_again: w.server.log.iter().filter(is_stale).count(),
+        });
     }
     Err((problems, w.trace.take().unwrap_or_default().into()))
 }
@@ -72,6 +84,7 @@ impl World {
                     1 if skips => workload::SKIPS as u64,
                     _ => self.rng.range(0, workload::plans().len() as u64 - 1),
                 };
+                let i = if i == workload::READS as u64 && matches!(self.plan.halt, Some((_, None))) { 0 } else { i };
                 let cancels = self.plan.cancels && (pid == CLIENTS || self.rng.chance(50));
                 self.clients.push(Client::new(format!("key-{pid}-{}", self.rng.range(0, 9)), format!("w{i}"), cancels));
             }

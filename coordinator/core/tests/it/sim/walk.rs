@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use haltline_core::{After, LogMessage, Next, NodeOutcome, Settled, TaskRun};
+use haltline_core::{After, Guard, LogMessage, Next, NodeOutcome, STALE_INPUT, Settled, TaskRun};
 use haltline_types::{
-    control::Gate,
+    control::{Gate, Place},
     event::{Event, EventType, event_id},
     ids,
 };
@@ -168,6 +168,7 @@ impl World {
         }
         let gate = self.worker_gate(pid, w);
         let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        let gate = held(gate, &walk.run.place());
         if let Some(c) = w.stopped.get(&walk.run.task().correlation.execution_id) {
             walk.run.command(c);
         }
@@ -205,6 +206,7 @@ impl World {
         }
         let gate = self.worker_gate(pid, w);
         let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        let gate = held(gate, &walk.run.place());
         let task = walk.run.task();
         let node = &task.nodes[walk.node];
         let execution = task.correlation.execution_id.clone();
@@ -222,6 +224,8 @@ impl World {
                 Gate::Open if w.stopped.contains_key(&execution) => NodeOutcome::Cancelled,
                 Gate::Open => return self.intend(pid, w, id),
             },
+            // Each reading gives something else.
+            "quote" => completed(&execution, &format!("{}@{}", node.id, walk.attempt)),
             _ => completed(&execution, &node.id),
         };
         self.outcome(pid, w, id, outcome)
@@ -245,10 +249,18 @@ impl World {
             }
         }
         let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        if self.is_too_late(pid, walk) {
+            return self.outcome(pid, w, id, stale_input());
+        }
         let intent = walk.run.intend(self.clock(pid));
         walk.run.effect(&intent);
         walk.then = Then::Perform;
         self.publish_event(pid, w, id, intent)
+    }
+
+    /// Whether the inputs are older than the node allows.
+    fn is_too_late(&self, pid: Pid, walk: &Walk) -> bool {
+        walk.run.inputs_until().is_some_and(|until| self.clock(pid) > until)
     }
 
     /// What became of all that is open.
@@ -275,10 +287,12 @@ impl World {
         }
         let gate = self.worker_gate(pid, w);
         let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        let gate = held(gate, &walk.run.place());
         let execution = walk.run.task().correlation.execution_id.clone();
         let refused = match gate {
             Gate::Halted(flag) => Some(NodeOutcome::Halted(flag)),
             Gate::Open if w.stopped.contains_key(&execution) => Some(NodeOutcome::Cancelled),
+            Gate::Open if self.is_too_late(pid, walk) => Some(stale_input()),
             Gate::Open => None,
             Gate::Unsure(_) => {
                 self.settle(pid, w, id, Settled::NotDone)?;
@@ -329,6 +343,7 @@ impl World {
         }
         let gate = self.worker_gate(pid, w);
         let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        let gate = held(gate, &walk.run.place_after());
         if outcome == NodeOutcome::Cancelled
             && let Some(c) = w.stopped.get(&walk.run.task().correlation.execution_id)
         {
@@ -430,6 +445,15 @@ impl World {
         self.send(pid, Up::Pull(1));
         Ok(())
     }
+}
+
+/// What a halt means at a place: some hold.
+fn held(gate: Gate, place: &Place) -> Gate {
+    if matches!(gate, Gate::Halted(_)) { Guard::of(gate).gate(place) } else { gate }
+}
+
+fn stale_input() -> NodeOutcome {
+    NodeOutcome::Failed { error_type: STALE_INPUT.into(), message: "too old".into(), retryable: false }
 }
 
 fn completed(execution: &str, node: &str) -> NodeOutcome {

@@ -6,13 +6,20 @@ use haltline_core::Plan;
 use haltline_types::{
     Millis,
     catalog::{Effect, NodeType},
+    control::OnHalt,
     definition::{Definition, InputRef, NodeDef, NodeRef, OnError, RetryPolicy},
 };
 use serde_json::json;
 
 /// Types of the simulation: their names say what they do.
 pub fn types() -> Vec<NodeType> {
-    ["give", "flaky", "fail", "order"].iter().map(|n| NodeType::new(*n, Effect::OpensRisk)).collect()
+    let acting = ["give", "flaky", "fail", "order"].iter().map(|n| NodeType::new(*n, Effect::OpensRisk));
+    acting.chain([NodeType::new("quote", Effect::Observes), NodeType::new("calc", Effect::Neutral).computing()]).collect()
+}
+
+/// A node whose inputs may be so many milliseconds old.
+pub fn fresh(ms: u64, node: NodeDef) -> NodeDef {
+    NodeDef { max_input_age: Some(Millis(ms)), ..node }
 }
 
 /// A node that depends on others by their output `out`.
@@ -48,6 +55,8 @@ pub fn definition(id: &str, nodes: Vec<NodeDef>) -> Definition {
 pub const SKIPS: usize = 5;
 /// The one with a deadline.
 const TIMED: usize = 8;
+/// The one that reads again what is too old. A halt that is never lowered it would wait for without end.
+pub const READS: usize = 9;
 
 /// The workflows. The first has a segment, a retry and an order: every run has it.
 pub fn plans() -> &'static [Arc<Plan>] {
@@ -93,10 +102,20 @@ pub fn plans() -> &'static [Arc<Plan>] {
             ],
             // A deadline that some runs keep.
             vec![node("s", "give", &[]), node("t", "order", &["s"]), node("u", "flaky", &["t"]), node("v", "order", &["u"])],
+            // Readings that wait for something else, alone and for two.
+            vec![
+                node("quote", "quote", &[]),
+                node("calc", "calc", &["quote"]),
+                node("slow", "flaky", &[]),
+                fresh(40, NodeDef { depends_on: vec!["slow".into()], ..node("one", "order", &["calc", "quote"]) }),
+                fresh(60, NodeDef { depends_on: vec!["slow".into()], ..node("two", "order", &["quote"]) }),
+                node("last", "give", &["one", "calc"]),
+            ],
         ];
         let timeout = |i| (i == TIMED).then_some(Millis(120));
         let compile = |(i, nodes)| {
-            let d = Definition { timeout: timeout(i), ..definition(&format!("w{i}"), nodes) };
+            let on_halt = (i == READS).then_some(OnHalt::Hold);
+            let d = Definition { timeout: timeout(i), on_halt, ..definition(&format!("w{i}"), nodes) };
             Arc::new(Plan::compile(&d, &types()).expect("valid"))
         };
         all.into_iter().enumerate().map(compile).collect()
