@@ -123,6 +123,7 @@ impl Feed {
         // What a snapshot stands for is not missing; only what the client thinks of the past is.
         let gap = gap.map(|g| if instead { Gap { next: self.hub.cursor(live + 1), ..g } } else { g });
         let behind = self.subs.add(&sub.id, sub.filter, sub.mode, pos);
+        self.subs.leave_out(&sub.id, place.extra);
         Ok(Begun {
             was_recovering: sub.from.recovers(),
             gap,
@@ -145,7 +146,7 @@ impl Feed {
     pub async fn recent(&self, filter: &Filter, n: usize) -> Result<(Vec<Arc<Entry>>, Cursor), String> {
         let wanted = |e: &LogEvent| wants(&self.principal, filter, e);
         let head = *self.hub.head().borrow();
-        let mut pos = self.hub.before_last(n, &wanted).await?;
+        let mut pos = self.hub.before_last(n, &wanted).await?.pos;
         let mut found = Vec::new();
         while pos < head.seq {
             let chunk = self.hub.after(pos, false).await?;

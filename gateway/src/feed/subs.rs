@@ -62,10 +62,21 @@ struct Sub {
     conflate: bool,
     /// Nothing up to here is wanted.
     after: u64,
+    /// Nor are so many matching events of the message behind it.
+    leave_out: usize,
     /// Events that it wanted so far.
     count: u64,
     /// Its own place while it is behind the others.
     behind: Option<Reader>,
+}
+
+impl Sub {
+    /// Whether a wanted event comes before what was asked for.
+    fn leaves_out(&mut self, seq: u64) -> bool {
+        let leaves = self.leave_out > 0 && seq == self.after + 1;
+        self.leave_out = if leaves { self.leave_out - 1 } else { 0 };
+        leaves
+    }
 }
 
 /// Whether this principal may see this event with this filter.
@@ -128,8 +139,15 @@ impl Subs {
     pub fn add(&mut self, id: &str, filter: Filter, mode: Mode, after: u64) -> bool {
         let behind = (after < self.live.pos).then(|| Reader::at(after));
         let catches_up = behind.is_some();
-        self.list.push(Sub { id: id.into(), filter, conflate: mode == Mode::Conflate, after, count: 0, behind });
+        self.list.push(Sub { id: id.into(), filter, conflate: mode == Mode::Conflate, after, leave_out: 0, count: 0, behind });
         catches_up
+    }
+
+    /// The first `n` events that a new one wants of the message behind its place are not for it.
+    pub fn leave_out(&mut self, id: &str, n: usize) {
+        if let Some(sub) = self.list.iter_mut().find(|s| *s.id == *id) {
+            sub.leave_out = n;
+        }
     }
 
     /// Removes one; `false` if there is none.
@@ -170,7 +188,7 @@ impl Subs {
                     }
                     let mut to = Vec::new();
                     for sub in self.list.iter_mut().filter(|s| s.behind.is_none() && e.seq() > s.after) {
-                        if !wants(&self.principal, &sub.filter, e) {
+                        if !wants(&self.principal, &sub.filter, e) || sub.leaves_out(e.seq()) {
                             continue;
                         }
                         sub.count += 1;
@@ -196,13 +214,16 @@ impl Subs {
         let limit = self.live.pos;
         let newest = self.newest(chunk);
         let Some(sub) = self.list.iter_mut().find(|s| *s.id == *id) else { return };
-        let Some(reader) = &mut sub.behind else { return };
+        let Some(mut reader) = sub.behind.take() else { return };
         for (at, entry) in chunk.entries.iter().enumerate() {
             if entry.seq() > limit {
                 break;
             }
             match &**entry {
                 Entry::Event(e) if !reader.repeats(chunk.stored, &e.id) && wants(&self.principal, &sub.filter, e) => {
+                    if sub.leaves_out(e.seq()) {
+                        continue;
+                    }
                     sub.count += 1;
                     if !sub.conflate || newest.as_ref().is_none_or(|n| n.contains(&at)) {
                         out.push(Out::Event(entry.clone(), vec![(sub.id.clone(), sub.count)]));
@@ -215,8 +236,9 @@ impl Subs {
         }
         reader.pos = chunk.upto.min(limit);
         if reader.pos >= limit {
-            sub.behind = None;
             out.push(Out::Live(sub.id.clone(), limit));
+        } else {
+            sub.behind = Some(reader);
         }
     }
 
@@ -247,7 +269,7 @@ impl Subs {
             let gap = Gap { after: Cursor::bare(self.epoch, after), next: Cursor::bare(epoch, 1), reason: Reason::Epoch };
             out.push(Out::Gap(sub.id.clone(), gap));
             sub.behind = None;
-            sub.after = 0;
+            (sub.after, sub.leave_out) = (0, 0);
         }
         self.live = Reader::default();
         self.generation = generation;

@@ -31,7 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::cached::Cached;
 
 pub(crate) use event::LogEvent;
-pub(crate) use ring::{Entry, Gap};
+pub(crate) use ring::{Entry, Gap, Start};
 
 /// Reads of the stream at once, for all clients that are behind: the server and the tail come first.
 const READS_MAX: usize = 8;
@@ -197,21 +197,20 @@ impl Hub {
         Ok(run.chunk)
     }
 
-    /// The position before the message of the `n`-th newest wanted event, as far as memory and the last `n`
-    /// messages of the log reach.
+    /// Where the `n` newest wanted events begin, as far as memory and the last `n` messages of the log reach.
     ///
     /// # Errors
     /// When the stream cannot be read now.
-    pub async fn before_last(&self, n: usize, wants: &(dyn Fn(&LogEvent) -> bool + Sync)) -> Result<u64, String> {
+    pub async fn before_last(&self, n: usize, wants: &(dyn Fn(&LogEvent) -> bool + Sync)) -> Result<Start, String> {
         let (floor, head) = {
             let ring = self.read_ring();
             match ring.before_last(n, wants) {
-                Ok(pos) => return Ok(pos),
+                Ok(start) => return Ok(start),
                 Err(_) => (ring.floor(), ring.head()),
             }
         };
         let mut pos = floor.min(head.saturating_sub(n as u64));
-        let mut found = VecDeque::new();
+        let (mut found, mut left) = (VecDeque::new(), Start { pos: 0, extra: 0 });
         loop {
             let chunk = self.after(pos, false).await?;
             for entry in &chunk.entries {
@@ -219,13 +218,18 @@ impl Hub {
                     && wants(e)
                 {
                     found.push_back(e.seq());
-                    if found.len() > n {
-                        found.pop_front();
+                    if found.len() > n
+                        && let Some(seq) = found.pop_front()
+                    {
+                        // How many of one message were left out, the last one that was.
+                        left = Start { pos: seq, extra: if left.pos == seq { left.extra + 1 } else { 1 } };
                     }
                 }
             }
             if chunk.upto >= head || chunk.upto <= pos {
-                return Ok(found.front().map_or(head, |seq| seq - 1));
+                let first = found.front().copied();
+                let extra = if first == Some(left.pos) { left.extra } else { 0 };
+                return Ok(Start { pos: first.map_or(head, |seq| seq - 1), extra });
             }
             pos = chunk.upto;
         }

@@ -17,6 +17,8 @@ pub(crate) struct Place {
     pub generation: u64,
     /// Everything up to here is not wanted.
     pub pos: u64,
+    /// Nor are so many wanted events of the message behind it.
+    pub extra: usize,
     /// What is missing before it.
     pub gap: Option<Gap>,
 }
@@ -28,10 +30,13 @@ impl Hub {
     /// When the stream cannot be read now.
     pub async fn place(&self, from: &From, wants: &(dyn Fn(&LogEvent) -> bool + Sync)) -> Result<Place, String> {
         let head = *self.head.borrow();
-        let here = |pos| Place { generation: head.generation, pos, gap: None };
+        let here = |pos| Place { generation: head.generation, pos, extra: 0, gap: None };
         match *from {
             From::Live(_) | From::Snapshot(_) => Ok(here(head.seq)),
-            From::Last(n) => Ok(here(self.before_last(n, wants).await?)),
+            From::Last(n) => {
+                let start = self.before_last(n, wants).await?;
+                Ok(Place { extra: start.extra, ..here(start.pos) })
+            }
             From::Since(time) => {
                 let first = stored::since(&self.link, time).await?;
                 let pos = first.map_or(head.seq, |seq| seq - 1);
@@ -51,7 +56,7 @@ impl Hub {
             let ring = self.read_ring();
             (ring.epoch(), ring.generation(), ring.cursor(cursor.seq).tag, ring.head())
         };
-        let here = Place { generation, pos: cursor.seq, gap: None };
+        let here = Place { generation, pos: cursor.seq, extra: 0, gap: None };
         if cursor.epoch != epoch {
             return self.foreign(cursor).await;
         }
@@ -109,7 +114,7 @@ impl Hub {
             let head = *self.head.borrow();
             let next = Cursor::bare(head.epoch, head.seq.min(info.state.last_seq) + 1);
             let gap = Gap { after: cursor, next, reason: Reason::Epoch };
-            return Ok(Place { generation: head.generation, pos: next.seq - 1, gap: Some(gap) });
+            return Ok(Place { generation: head.generation, pos: next.seq - 1, extra: 0, gap: Some(gap) });
         }
         let mut head = self.head.subscribe();
         let there = head.wait_for(|h| h.epoch != cursor.epoch || h.seq >= cursor.seq);
@@ -140,6 +145,6 @@ impl Hub {
         let head = *self.head.borrow();
         let oldest = self.oldest().await?.clamp(1, head.seq + 1);
         let gap = Gap { after: cursor, next: Cursor::bare(head.epoch, oldest), reason: Reason::Epoch };
-        Ok(Place { generation: head.generation, pos: oldest - 1, gap: Some(gap) })
+        Ok(Place { generation: head.generation, pos: oldest - 1, extra: 0, gap: Some(gap) })
     }
 }

@@ -44,6 +44,15 @@ impl Gap {
     }
 }
 
+/// Where the newest events that somebody wants begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Start {
+    /// Before their first message.
+    pub pos: u64,
+    /// So many wanted events of that message come before them.
+    pub extra: usize,
+}
+
 /// One place of the log.
 #[derive(Debug)]
 pub(crate) enum Entry {
@@ -202,20 +211,17 @@ impl Ring {
         self.entries.iter()
     }
 
-    /// The position before the message of the `n`-th newest wanted event; else how many there are.
-    pub fn before_last(&self, n: usize, wants: &dyn Fn(&LogEvent) -> bool) -> Result<u64, usize> {
+    /// Where the `n` newest wanted events begin; else how many there are.
+    pub fn before_last(&self, n: usize, wants: &dyn Fn(&LogEvent) -> bool) -> Result<Start, usize> {
         if n == 0 {
-            return Ok(self.head);
+            return Ok(Start { pos: self.head, extra: 0 });
         }
+        let mut wanted = self.entries.iter().rev().filter(|e| matches!(&***e, Entry::Event(e) if wants(e))).map(|e| e.seq());
         let mut found = 0;
-        for entry in self.entries.iter().rev() {
-            if let Entry::Event(e) = &**entry
-                && wants(e)
-            {
-                found += 1;
-                if found == n {
-                    return Ok(e.seq() - 1);
-                }
+        for seq in wanted.by_ref() {
+            found += 1;
+            if found == n {
+                return Ok(Start { pos: seq - 1, extra: wanted.take_while(|s| *s == seq).count() });
             }
         }
         Err(found)
@@ -274,7 +280,8 @@ mod tests {
         (1..=9).for_each(|seq| push(&mut ring, seq, three(seq)));
         let chunk = ring.after(0, 4, 1 << 20).expect("in memory");
         assert_eq!((seqs(&chunk), chunk.upto), (vec![1, 1, 1, 2, 2, 2], 2));
-        assert_eq!(ring.before_last(2, &|_| true), Ok(8));
+        assert_eq!(ring.before_last(2, &|_| true), Ok(Start { pos: 8, extra: 1 }));
+        assert_eq!(ring.before_last(4, &|e| !e.id.ends_with("/1")), Ok(Start { pos: 7, extra: 0 }));
         (10..=EVENTS_MAX as u64).for_each(|seq| push(&mut ring, seq, three(seq)));
         let first = ring.after(ring.floor(), 1, 1 << 20).expect("in memory");
         assert_eq!(seqs(&first), [ring.floor() + 1; 3]);
@@ -327,9 +334,9 @@ mod tests {
         for seq in 1..=9 {
             push(&mut ring, seq, event(seq, &seq.to_string(), 0));
         }
-        assert_eq!(ring.before_last(3, &|_| true), Ok(6));
-        assert_eq!(ring.before_last(0, &|_| true), Ok(9));
+        assert_eq!(ring.before_last(3, &|_| true), Ok(Start { pos: 6, extra: 0 }));
+        assert_eq!(ring.before_last(0, &|_| true), Ok(Start { pos: 9, extra: 0 }));
         assert_eq!(ring.before_last(20, &|_| true), Err(9));
-        assert_eq!(ring.before_last(1, &|e| e.seq() < 4), Ok(2));
+        assert_eq!(ring.before_last(1, &|e| e.seq() < 4), Ok(Start { pos: 2, extra: 0 }));
     }
 }

@@ -15,13 +15,28 @@ use super::{
 pub fn check(truth: &Truth, connection: &Connection, id: &str, lasted: bool, tally: &mut Tally) -> anyhow::Result<()> {
     let want = &connection.asked[id];
     let frames = connection.frames();
-    let mut view = View { truth, want, at: None, within: 0, count: 0, ids: HashSet::new(), newest_only: want.mode == Mode::Conflate };
+    let mut view = View {
+        truth,
+        want,
+        at: None,
+        within: 0,
+        partly: None,
+        left_out: false,
+        count: 0,
+        ids: HashSet::new(),
+        newest_only: want.mode == Mode::Conflate,
+    };
     let mut gap_due = false;
+    // With the last n: where they end, and how many have come.
+    let (mut until, mut replayed) = (None, 0);
     for frame in &frames {
         match frame {
             ServerFrame::Subd(s) if s.id == id => {
                 ensure!(view.at.is_none(), "begun twice");
                 view.stand(s.from);
+                if matches!(want.from, From::Last(_)) {
+                    (until, view.partly) = (Some(s.until), Some(s.from.seq + 1));
+                }
                 ensure!(s.was_recovering == want.from.recovers(), "was_recovering of {:?}", want.from);
                 gap_due = !s.recovered;
                 if let From::Cursor(c) = want.from {
@@ -44,6 +59,8 @@ pub fn check(truth: &Truth, connection: &Connection, id: &str, lasted: bool, tal
             ServerFrame::Snap(s) if s.id == id && s.last => view.stand(s.at),
             ServerFrame::Ev(e) if e.s.contains_key(id) => {
                 ensure!(!gap_due, "an event before the gap that was announced");
+                let message = e.c.seq + u64::from(e.c.tag.is_none());
+                replayed += usize::from(until.is_some_and(|u: Cursor| u.epoch == e.c.epoch && message <= u.seq));
                 view.event(e.s[id], &e.c, &e.d).with_context(|| format!("event {} at {}", e.d["id"], e.c))?;
             }
             ServerFrame::Live(l) if l.id == id => view.reach(&l.c).with_context(|| format!("live at {}", l.c))?,
@@ -52,6 +69,12 @@ pub fn check(truth: &Truth, connection: &Connection, id: &str, lasted: bool, tal
         }
     }
     ensure!(!gap_due || !lasted, "a gap was announced and not told");
+    if let From::Last(n) = want.from {
+        ensure!(replayed <= n, "{replayed} events before {until:?}, {n} were asked for");
+        // Where nothing is missing, all that were asked for come if there were more.
+        let whole = lasted && !frames.iter().any(|f| matches!(f, ServerFrame::Gap(g) if g.id == id));
+        ensure!(!view.left_out || view.newest_only || replayed == n || !whole, "{replayed} of {n} events, and some were left out");
+    }
     tally.events += view.count;
     Ok(())
 }
@@ -63,6 +86,9 @@ struct View<'a> {
     at: Option<Cursor>,
     /// ...and so many lines of the message behind it.
     within: usize,
+    /// The first events of this message may be left out, before any other was told.
+    partly: Option<u64>,
+    left_out: bool,
     count: u64,
     ids: HashSet<(Epoch, String)>,
     newest_only: bool,
@@ -75,24 +101,27 @@ impl View<'_> {
     }
 
     /// Nothing that is wanted lies between here and the line `n` of the message `to`.
-    fn skip(&self, epoch: Epoch, to: u64, n: usize) -> anyhow::Result<u64> {
+    fn skip(&mut self, epoch: Epoch, to: u64, n: usize) -> anyhow::Result<u64> {
         let at = self.at.context("before it has begun")?;
         let order = (self.truth.order(at.epoch), self.truth.order(epoch));
         ensure!(order.0 == order.1, "from epoch {:?} to {:?} without a gap", order.0, order.1);
         ensure!((to, n) >= (at.seq + 1, self.within), "back from {at} and {} lines to {to} and {n}", self.within);
-        let mut passed = 0;
+        let (mut passed, mut left_out) = (0, false);
         for (_, seq, m) in self.truth.between(&at, &Cursor::bare(epoch, to + 1)).context("an unknown epoch")? {
             let from = if seq == at.seq + 1 { self.within } else { 0 };
             let upto = if seq == to { n } else { m.lines.len() };
             for line in m.lines.iter().take(upto).skip(from) {
                 let missing = line.event.as_ref().is_some_and(|e| wants(&self.want.filter, e)) && !line.repeat;
-                if missing && self.newest_only {
+                if missing && self.count == 0 && self.partly == Some(seq) {
+                    left_out = true;
+                } else if missing && self.newest_only {
                     passed += 1;
                 } else {
                     ensure!(!missing, "{seq} is missing after {at} and {} lines: {:?}", self.within, line.event);
                 }
             }
         }
+        self.left_out |= left_out;
         Ok(passed)
     }
 
