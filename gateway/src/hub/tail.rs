@@ -86,7 +86,14 @@ pub(super) async fn follow(hub: Arc<Hub>) {
                     last = 0;
                     steps.push(Step::Reset(epoch));
                 }
-                Item::CaughtUp { .. } => ready = true,
+                Item::CaughtUp { last_seq } => {
+                    // The newest messages may be gone: nothing would come behind which their places are passed.
+                    if last_seq > last {
+                        look(&hub, epoch, last, last_seq + 1, &mut steps).await;
+                        last = last_seq;
+                    }
+                    ready = true;
+                }
                 Item::Lost { reason, .. } => {
                     tracing::warn!(reason, "the tail of the log is interrupted; live events wait until it is back");
                     doubtful = true;
