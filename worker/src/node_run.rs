@@ -41,6 +41,17 @@ pub enum Attempted {
     GivenUp,
     /// The venue refused the fencing token: a newer delivery of this task was there.
     Stale,
+    /// It was only asked what became of an effect.
+    Asked,
+}
+
+/// What is wanted of an attempt.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Wanted {
+    /// That it runs.
+    Run,
+    /// That it finds out what became of its effect, as a flag keeps it from running.
+    Ask,
 }
 
 /// Runs an attempt; also what it left in the log.
@@ -51,6 +62,7 @@ pub async fn attempt(
     attempt: u32,
     inputs: Map<String, Value>,
     entered: &Entered,
+    wanted: Wanted,
 ) -> (Attempted, Option<Left>, Vec<Noted>) {
     let task = run.task();
     let node = &task.nodes[index];
@@ -100,7 +112,14 @@ pub async fn attempt(
         limit: Duration::from_millis(node.timeout_ms),
         ctx,
     };
-    let attempted = work.all(in_doubt.last()).await;
+    let attempted = match wanted {
+        Wanted::Run => work.all(in_doubt.last()).await,
+        Wanted::Ask => match work.ask(in_doubt.last()).await {
+            // Who did not answer is asked again.
+            None | Some(Done::Outcome(NodeOutcome::Failed { .. } | NodeOutcome::Cancelled)) => Done::Other(Attempted::Asked),
+            Some(known) => known,
+        },
+    };
     drop(permit);
     let attempted = match attempted {
         Done::Outcome(outcome) => Attempted::Ended(outcome, clock::millis(started.elapsed())),
@@ -158,9 +177,32 @@ impl Attempt<'_> {
             _ if effects.is_unsettled() => Came::InDoubt,
             Attempted::Ended(NodeOutcome::Failed { error_type, .. }, _) => Came::Failed { error_type, done: effects.is_done() },
             _ if effects.is_done() => Came::Failed { error_type: "", done: true },
-            Attempted::Ended(..) | Attempted::Unsure | Attempted::GivenUp => Came::NotDone,
+            Attempted::Ended(..) | Attempted::Unsure | Attempted::GivenUp | Attempted::Asked => Came::NotDone,
         };
         reserve.after(&self.ctx, came).await
+    }
+
+    /// Asks about what is in doubt; what the node comes to by the answer, and nothing if it may run.
+    async fn ask(&self, in_doubt: Option<&Intent>) -> Option<Done> {
+        let (effects, intent) = self.ctx.effects.as_ref().zip(in_doubt.filter(|_| !planted(Bug::BlindRepeat)))?;
+        match self.bounded(self.node.resolve(&self.ctx, intent)).await {
+            Ok(Resolved::Done(outputs)) => {
+                effects.settle_earlier(Settled::Done).await;
+                Some(NodeOutcome::Completed(outputs).into())
+            }
+            // It was stored as done: what contradicts that is no ground to do it again.
+            Ok(Resolved::NotDone) if self.run.in_doubt().iter().any(|i| i.done) => {
+                let why = "the log says that it happened, and who was asked says that it did not";
+                Some(unknown("UnknownOutcome", why.into()).into())
+            }
+            Ok(Resolved::NotDone) => {
+                effects.settle_earlier(Settled::NotDone).await;
+                None
+            }
+            Ok(Resolved::Unknown(_)) if self.node.idempotent(&self.ctx) => None,
+            Ok(Resolved::Unknown(why)) => Some(unknown("UnknownOutcome", why).into()),
+            Err(error) => Some(error),
+        }
     }
 
     /// Asks about what is in doubt, runs, and asks about what the run left in doubt.
@@ -168,22 +210,8 @@ impl Attempt<'_> {
         let Some(effects) = &self.ctx.effects else {
             return self.bounded(self.node.run(&self.ctx)).await.map_or_else(|e| e, |outputs| NodeOutcome::Completed(outputs).into());
         };
-        if let Some(intent) = in_doubt.filter(|_| !planted(Bug::BlindRepeat)) {
-            match self.bounded(self.node.resolve(&self.ctx, intent)).await {
-                Ok(Resolved::Done(outputs)) => {
-                    effects.settle_earlier(Settled::Done).await;
-                    return NodeOutcome::Completed(outputs).into();
-                }
-                // It was stored as done: what contradicts that is no ground to do it again.
-                Ok(Resolved::NotDone) if self.run.in_doubt().iter().any(|i| i.done) => {
-                    let why = "the log says that it happened, and who was asked says that it did not";
-                    return unknown("UnknownOutcome", why.into()).into();
-                }
-                Ok(Resolved::NotDone) => effects.settle_earlier(Settled::NotDone).await,
-                Ok(Resolved::Unknown(_)) if self.node.idempotent(&self.ctx) => {}
-                Ok(Resolved::Unknown(why)) => return unknown("UnknownOutcome", why).into(),
-                Err(error) => return error,
-            }
+        if let Some(known) = self.ask(in_doubt).await {
+            return known;
         }
         let ended = self.bounded(self.node.run(&self.ctx)).await;
         let error = match ended {

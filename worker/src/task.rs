@@ -24,10 +24,11 @@ use haltline_common::{
     },
 };
 use haltline_core::{After, Delivery, LogMessage, Next, NodeOutcome, TaskRun};
+use serde_json::{Map, Value};
 
 use crate::{
     flight::{Entered, Flight},
-    node_run,
+    node_run::{self, Wanted},
     telling::{NotStored, Telling},
 };
 
@@ -44,11 +45,19 @@ const WAIT_HERE: Duration = Duration::from_secs(3);
 /// It comes again after five seconds.
 const LATER: &str = r#"-NAK {"delay":5000000000}"#;
 
+/// How often a node is asked about that a halt ends: then it ends as unknown.
+const ASKED_MAX: u32 = 5;
+/// Who did not answer what became of an effect is asked again after this long, and after this long at most.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
 /// Why a task is abandoned when the connection is gone for good.
 const NOT_STORED: &str = "its events could not be stored";
 
 /// Why a task is abandoned when this worker did not run for longer than the server waits.
 const STALLED: &str = "this worker stalled for so long that another one may have it";
+
+/// Why a task is abandoned whose fencing token was refused.
+const OVERTAKEN: &str = "the venue has seen a newer delivery of it";
 
 /// How a task left this worker.
 enum Left {
@@ -93,7 +102,7 @@ pub async fn run(flight: Arc<Flight>, message: Message) {
     let delivery = Delivery { deliveries: meta.deliveries, again, walk: entered.id() };
     let run = TaskRun::new(task, &flight.worker_id, delivery);
     let note = flight.link.names.note(&run.task().correlation.execution_id);
-    let mut walk = Walk { flight, entered, run, reply, note, telling: Telling::default() };
+    let mut walk = Walk { flight, entered, run, reply, note, telling: Telling::default(), asked: 0 };
     let left = walk.walk().await;
     walk.leave(left).await;
 }
@@ -107,6 +116,8 @@ struct Walk {
     /// Subject of events that only tell.
     note: String,
     telling: Telling,
+    /// How often someone was asked what the node that is next did.
+    asked: u32,
 }
 
 impl Walk {
@@ -118,10 +129,14 @@ impl Walk {
     }
 
     async fn walk(&mut self) -> Left {
-        // One that comes back and has to wait still needs no claim yet.
+        // One that comes back and has to wait still needs no claim yet, unless it did something of which nobody knows.
         let holds = self.run.task().on_halt == Some(OnHalt::Hold) && self.run.is_contested() && self.flight.control.doubt().is_none();
         if holds && matches!(self.flight.control.gate_at(&self.run.place()), Gate::Unsure(_)) {
-            return Left::Later;
+            let Some(log) = self.read_log(false).await else { return Left::HandedBack };
+            self.run.learn(&log);
+            if self.run.doubtful().is_none() {
+                return Left::Later;
+            }
         }
         let waited = clock::now().millis_since(self.run.task().created_at);
         // Who waited long may have been stopped unheard; commands tell. All events are read only where
@@ -153,6 +168,17 @@ impl Walk {
                 self.run.command(&command);
             }
             let gate = self.flight.control.gate_at(&self.run.place());
+            if let Some(step) = self.ask(&gate).await? {
+                match step {
+                    Step::End(event) => return self.end(vec![*event]).await,
+                    Step::Note(event) => self.tell(&event).await?,
+                    Step::Lost => return Err(NotStored),
+                    Step::GivenUp => return self.hand_back().await,
+                    Step::Stale => return Ok(Left::Abandoned(OVERTAKEN)),
+                    Step::Retry(..) | Step::Again => self.settle().await?,
+                }
+                continue;
+            }
             match self.run.next(&gate, clock::now()) {
                 Next::Finished => {
                     self.settle().await?;
@@ -197,7 +223,7 @@ impl Walk {
                             self.telling.confirm().await?;
                         }
                     }
-                    let step = self.node(node, attempt, inputs).await?;
+                    let step = self.node(Wanted::Run, node, attempt, inputs).await?;
                     if !self.entered.is_held() {
                         return Ok(Left::Abandoned(STALLED));
                     }
@@ -226,7 +252,7 @@ impl Walk {
                         Step::Again => self.telling.leave(&self.flight, &self.note).await?,
                         Step::GivenUp => return self.hand_back().await,
                         Step::Lost => return Err(NotStored),
-                        Step::Stale => return Ok(Left::Abandoned("the venue has seen a newer delivery of it")),
+                        Step::Stale => return Ok(Left::Abandoned(OVERTAKEN)),
                     }
                 }
             }
@@ -315,10 +341,35 @@ impl Walk {
         }
     }
 
+    /// Where a flag keeps the node that is next from running, and it did something of which nobody knows: asks
+    /// what became of it, before it waits or ends. A confirmation of the halt waits for the answer.
+    async fn ask(&mut self, gate: &Gate) -> Result<Option<Step>, NotStored> {
+        let kept_back = !matches!(gate, Gate::Open) && self.flight.control.doubt().is_none() && self.has_next_type();
+        let Some((node, attempt, inputs)) = self.run.doubtful().filter(|_| kept_back) else {
+            self.asked = 0;
+            return Ok(None);
+        };
+        let policy = self.run.task().nodes[node].retry;
+        // What ends by a halt ends as unknown if nobody answers; what waits asks again and again.
+        if matches!(gate, Gate::Halted(_)) && self.asked >= ASKED_MAX {
+            return Ok(None);
+        }
+        if self.asked > 0 {
+            let wait = retry::delay_after(&policy, self.asked).clamp(ASK_AGAIN.0, ASK_AGAIN.1);
+            tokio::select! {
+                () = self.flight.draining.cancelled() => return Ok(Some(Step::GivenUp)),
+                () = self.entered.cancel.cancelled() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        self.asked = self.asked.saturating_add(1);
+        self.node(Wanted::Ask, node, attempt, inputs).await.map(Some)
+    }
+
     /// Runs one attempt of one node. What is held leaves if the node does not end at once.
-    async fn node(&mut self, node: usize, attempt: u32, inputs: serde_json::Map<String, serde_json::Value>) -> Result<Step, NotStored> {
+    async fn node(&mut self, wanted: Wanted, node: usize, attempt: u32, inputs: Map<String, Value>) -> Result<Step, NotStored> {
         let (attempted, left, noted) = {
-            let mut running = pin!(node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered));
+            let mut running = pin!(node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered, wanted));
             match futures_util::poll!(&mut running) {
                 Poll::Ready(ended) => ended,
                 Poll::Pending => {
@@ -336,7 +387,7 @@ impl Walk {
         }
         let (outcome, duration_ms) = match attempted {
             node_run::Attempted::Ended(outcome, duration_ms) => (outcome, duration_ms),
-            node_run::Attempted::Unsure => return Ok(Step::Again),
+            node_run::Attempted::Unsure | node_run::Attempted::Asked => return Ok(Step::Again),
             node_run::Attempted::GivenUp => return Ok(Step::GivenUp),
             node_run::Attempted::Stale => return Ok(Step::Stale),
         };

@@ -313,6 +313,16 @@ impl TaskRun {
         self.effects.in_doubt()
     }
 
+    /// The node that is next, if someone has to be asked what it did: its index, its attempt and its inputs, as far
+    /// as they are known. A flag that keeps it from running does not keep anyone from asking, and a halt is not
+    /// confirmed before that is known.
+    pub fn doubtful(&self) -> Option<(usize, u32, Map<String, Value>)> {
+        if self.finished || self.stopped.is_some() || self.at >= self.task.nodes.len() || self.effects.in_doubt().is_empty() {
+            return None;
+        }
+        Some((self.at, self.attempt, self.inputs().unwrap_or_default()))
+    }
+
     /// Whether another attempt follows if this one fails in a way that is worth one.
     pub fn has_attempts_left(&self) -> bool {
         // A node that an operator had repeated has all its attempts again.

@@ -438,3 +438,54 @@ async fn what_is_in_flight_is_named_until_it_is_settled() -> anyhow::Result<()> 
     site.done();
     Ok(())
 }
+
+#[tokio::test]
+async fn what_a_dead_worker_did_is_found_out_during_the_halt() -> anyhow::Result<()> {
+    tokio::try_join!(
+        asked("worker.effect_done", OnHalt::Hold),
+        asked("worker.effect", OnHalt::Hold),
+        asked("worker.effect_done", OnHalt::Abort),
+        asked("worker.effect", OnHalt::Abort)
+    )?;
+    Ok(())
+}
+
+/// A worker dies with an order of which nobody knows, and everything is halted before another one has the task.
+async fn asked(fault: &str, on_halt: OnHalt) -> anyhow::Result<()> {
+    let sent = fault == "worker.effect_done";
+    let mut site = Site::bare(COMMAND).await?;
+    site.spawn_market().await?;
+    site.spawn("coordinator", &["coordinator"], None)?;
+    site.spawn("worker-1", &["worker", "--id", "worker-1"], Some(fault))?;
+    site.ready(1).await?;
+    let mut workflow = trade("dead", "10ms")?;
+    workflow.on_halt = Some(on_halt);
+    let id = site.submit(&workflow, "dead", site.trading()).await?;
+    soon("the worker is dead", async || Ok(!site.process("worker-1")?.runs())).await?;
+    let told = site.caller().call(&["halt", "--reason", "one died", "--wait", "3s", "--json"]).await?;
+    ensure!(told.code == Some(3) && told.out.contains(&id), "{told:?}");
+    site.spawn("worker-2", &["worker", "--id", "worker-2"], None)?;
+    let told = site.caller().call(&["halt", "--watch", "--wait", "10s", "--json"]).await?;
+    ensure!(told.code == Some(0), "{fault}, {on_halt:?}: {told:?}");
+    let arrived = ledger::arrivals(&site.ledger(), &id, "buy")?;
+    ensure!(arrived.all == usize::from(sent), "{fault}, {on_halt:?}: the order arrived {} times", arrived.all);
+    let told = site.caller().call(&["resume", "--reason", "go on"]).await?;
+    ensure!(told.code == Some(0), "{told:?}");
+    let (record, events) = checks::ended(&site.client, "dead").await?;
+    let (status, fills) = match on_halt {
+        OnHalt::Hold => (Status::Completed, 1),
+        OnHalt::Abort => (Status::Halted, usize::from(sent)),
+    };
+    ensure!(record.unknown_nodes.is_empty(), "{fault}, {on_halt:?}: {:?}", record.unknown_nodes);
+    ensure!(
+        record.status == status,
+        "{fault}, {on_halt:?}: {:?} {:?}\n{}",
+        record.status,
+        record.reason,
+        checks::kinds(&events).join("\n")
+    );
+    let arrived = ledger::arrivals(&site.ledger(), &id, "buy")?;
+    ensure!((arrived.filled, arrived.all) == (fills, fills), "{fault}, {on_halt:?}: {arrived:?}");
+    site.done();
+    Ok(())
+}
