@@ -66,7 +66,7 @@ impl Bug {
             Self::LateResult => ("late-result", "the late result of a stalled worker counts"),
             Self::TwoOwners => ("two-owners", "two owners of a shard never step down"),
             Self::BlindRepeat => ("blind-repeat", "an intended effect is repeated without asking"),
-            Self::NoSecondCheck => ("no-second-check", "the guard is not asked again once an intent is stored"),
+            Self::NoSecondCheck => ("no-second-check", "neither flag nor lease is looked at again once an intent is stored"),
             Self::EndlessLease => ("endless-lease", "a worker's lease does not end"),
             Self::ReservationPut => ("reservation-put", "a reservation is stored over what others have reserved meanwhile"),
         }

@@ -279,7 +279,8 @@ impl Context {
             return Err(refusal);
         }
         if let (Some(opened), Some(holder)) = (&mut opened, self.control.as_ref().and_then(ControlWatch::holder)) {
-            let left = holder.left();
+            // Who does not look at the lease does not know that it has ended.
+            let left = if planted(Bug::NoSecondCheck) { LEASE_WITHIN } else { holder.left() };
             opened.performing(left + SKEW);
             self.effect_deadline.store(clock::now().0 + left.as_millis() as i64, Ordering::Release);
         }
@@ -307,8 +308,11 @@ impl Context {
         Some(self.effect_deadline.load(Ordering::Acquire)).filter(|ms| *ms != i64::MAX).map(|ms| Timestamp(ms.min(self.deadline.0)))
     }
 
-    /// Waits for a lease, if the worker has none yet.
+    /// Waits for a flag that is on its way, and for a lease, if the worker has none yet.
     async fn leased(&self) {
+        if let Some(control) = &self.control {
+            control.arrived().await;
+        }
         if let Some(holder) = self.control.as_ref().and_then(ControlWatch::holder).filter(|h| !h.is_held()) {
             tokio::select! {
                 _ = holder.held_within(LEASE_WITHIN) => {}

@@ -19,8 +19,8 @@ use haltline_common::{
 use serde::{Deserialize, Serialize};
 use tokio_util::task::AbortOnDropHandle;
 
-/// How often a guard that is to open is looked at again: a lease tells nobody that it holds.
-const LOOK: Duration = Duration::from_millis(5);
+/// How long a lease is waited for at once where the flags allow everything again.
+const LEASE_WITHIN: Duration = Duration::from_secs(1);
 /// Checks that may be asked for at once.
 const CALLS_MAX: u64 = 10_000_000;
 /// Checks between two looks at the rest of the worker.
@@ -82,20 +82,36 @@ async fn look(link: Link, worker_id: String, mut control: ControlWatch) {
     };
     let mut last = 0;
     let mut told = Some(Told { worker_id: worker_id.clone(), revision: 0, refused_at: 0 });
+    // Since when it refuses; a flag on its way is obeyed before it has a revision.
+    let mut refused_at = 0;
     loop {
-        match control.guard(&PLACE) {
+        let gate = control.guard(&PLACE);
+        let leased = matches!(gate, Gate::Unsure(_)) && !control.is_flag_coming();
+        if refused_at == 0 && (control.is_flag_coming() || matches!(gate, Gate::Halted(_))) {
+            refused_at = clock::now_nanos();
+        }
+        match gate {
             Gate::Halted(flag) if flag.revision > last => {
-                let refused_at = clock::now_nanos();
                 last = flag.revision;
                 told = Some(Told { worker_id: worker_id.clone(), revision: last, refused_at });
             }
+            Gate::Halted(_) | Gate::Unsure(_) => {}
             // Told when all is quiet again: a hundred reports at once would delay what is measured.
-            Gate::Open => tell(&link, told.take()).await,
-            _ => {}
+            Gate::Open => {
+                refused_at = 0;
+                tell(&link, told.take()).await;
+            }
         }
+        let holder = control.holder().cloned();
+        let lease = async {
+            match holder.filter(|_| leased) {
+                Some(holder) => _ = holder.held_within(LEASE_WITHIN).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = control.changed() => {}
-            () = tokio::time::sleep(LOOK), if told.is_some() => {}
+            () = lease => {}
             Some(message) = asked.next() => answer(&link, message, &control).await,
         }
     }

@@ -8,7 +8,10 @@
 mod open;
 mod retire;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use haltline_types::{
@@ -196,7 +199,15 @@ impl Confirming {
                     self.lives.remove(&id);
                     self.present.remove(&lease.worker_id);
                 } else {
-                    self.lives.insert(id, Life { lease, stored_at, heard: clock::boot(), asked: None });
+                    let mut life = Life { lease, stored_at, heard: clock::boot(), asked: None };
+                    // It writes under two keys; what only says what it has seen says nothing of how long its leases are.
+                    if let Some(known) = self.lives.get(&id) {
+                        life.lease.lease_ms = life.lease.lease_ms.max(known.lease.lease_ms);
+                        if known.lease.n > life.lease.n {
+                            return;
+                        }
+                    }
+                    self.lives.insert(id, life);
                 }
             }
             Item::CaughtUp { .. } => self.read = true,
@@ -290,7 +301,8 @@ impl Confirming {
                 unknown,
             });
         }
-        for worker_id in self.present.keys().filter(|w| !self.lives.keys().any(|(id, _)| id == *w)) {
+        let living: HashSet<&str> = self.lives.keys().map(|(id, _)| id.as_str()).collect();
+        for worker_id in self.present.keys().filter(|w| !living.contains(w.as_str())) {
             // It never held a lease: what it takes one for comes behind the flag.
             let standing = if over { Standing::LeaseOver } else { Standing::Silent };
             each.push(WorkerReport {

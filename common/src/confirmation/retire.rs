@@ -1,6 +1,9 @@
 //! Removing the keys of workers' lives that are over, so that no halt looks at them again.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use haltline_types::{Names, control::Lease, error::ApiError};
 use serde_json::{Value, json};
@@ -15,6 +18,16 @@ use crate::{
 const SILENT_FOR: Duration = Duration::from_secs(60);
 /// How long reading all keys may take.
 const READ_WITHIN: Duration = Duration::from_secs(10);
+
+/// What one life of a worker wrote last under its keys, oldest first.
+#[derive(Default)]
+struct Life {
+    /// Subjects and sequences.
+    keys: Vec<(String, u64)>,
+    /// Milliseconds since the last of them.
+    silent_for: u64,
+    last: Option<Lease>,
+}
 
 /// Removes the keys of lives that have left, or ended with nothing open; how many.
 ///
@@ -33,17 +46,20 @@ pub async fn retire(link: &Link) -> Result<usize, ApiError> {
         headers_only: false,
     };
     let mut tail = Tail::start(link, options);
-    let mut over = Vec::new();
+    let mut lives: HashMap<(String, String), Life> = HashMap::new();
     let now = clock::now();
     let reading = async {
         while let Some(item) = tail.next().await {
             match item {
-                Item::Message(m) if u128::from(now.millis_since(m.stored_at)) > SILENT_FOR.as_millis() => {
+                Item::Message(m) => {
                     if let Ok(lease) = serde_json::from_slice::<Lease>(&m.payload) {
-                        over.push((m.subject.to_string(), m.seq, lease));
+                        let life = lives.entry((lease.worker_id.clone(), lease.instance.clone())).or_default();
+                        life.keys.push((m.subject.to_string(), m.seq));
+                        life.silent_for = now.millis_since(m.stored_at);
+                        life.last = Some(lease);
                     }
                 }
-                Item::Message(_) | Item::Reset { .. } => {}
+                Item::Reset { .. } => {}
                 Item::CaughtUp { .. } => return Ok(()),
                 Item::Lost { reason, .. } => return Err(kv::unavailable(reason)),
             }
@@ -53,14 +69,17 @@ pub async fn retire(link: &Link) -> Result<usize, ApiError> {
     tokio::time::timeout(READ_WITHIN, reading).await.map_err(kv::unavailable)??;
     drop(tail);
     let mut removed = 0;
-    for (subject, seq, lease) in over {
+    for Life { keys, silent_for, last } in lives.into_values() {
+        let Some(lease) = last.filter(|_| u128::from(silent_for) > SILENT_FOR.as_millis()) else { continue };
         // One that is idle and alive has written nothing for long, either.
         if !lease.goodbye && (present.contains(&lease.worker_id) || !open::of(link, &lease, true).await?.is_empty()) {
             continue;
         }
-        // Up to what was looked at: a worker that came back has written since.
-        let request = json!({ "filter": subject, "seq": seq + 1 });
-        js::api::<Value>(link, &format!("STREAM.PURGE.{stream}"), &request).await.map_err(kv::unavailable)?;
+        for (subject, seq) in keys {
+            // Up to what was looked at: a worker that came back has written since.
+            let request = json!({ "filter": subject, "seq": seq + 1 });
+            js::api::<Value>(link, &format!("STREAM.PURGE.{stream}"), &request).await.map_err(kv::unavailable)?;
+        }
         removed += 1;
     }
     Ok(removed)

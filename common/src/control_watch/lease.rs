@@ -27,8 +27,13 @@ use crate::{Link, clock, js, metrics, planted};
 
 /// Open effects that a lease names; more are counted.
 const OPEN_MAX: usize = 64;
-/// A write that did not come back is sent again after this.
+/// A write that did not come back is sent again after this, and after twice as long each time up to
+/// [`AGAIN_MAX`]: a server that is slow must not get more to do for it.
 const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN_MAX: Duration = Duration::from_millis(800);
+/// What a flag forbids is refused at once; that it was seen is written so much later: when a fleet's workers all hear of it
+/// in the same instant, what stops effects comes before what tells so.
+const CONFIRM_AFTER: Duration = Duration::from_millis(5);
 /// How often the log's position is asked for while effects may start: intents after it are looked for
 /// if this worker falls silent.
 const LOOK_AT_LOG: Duration = Duration::from_secs(3);
@@ -84,6 +89,17 @@ struct State {
     told: BTreeMap<u64, u64>,
     known: u64,
     goodbye: bool,
+}
+
+impl State {
+    /// Write number `n` is in the bucket.
+    fn is_stored(&mut self, n: u64, seen: u64) {
+        self.confirmed = self.confirmed.max(seen);
+        if let Some(changes) = self.told.remove(&n) {
+            self.known = self.known.max(changes);
+        }
+        self.told.retain(|other, _| *other > n);
+    }
 }
 
 fn nanos(d: Duration) -> u64 {
@@ -179,11 +195,7 @@ impl Holder {
             return;
         }
         let mut state = self.state();
-        state.confirmed = state.confirmed.max(lease.seen);
-        if let Some(changes) = state.told.remove(&lease.n) {
-            state.known = state.known.max(changes);
-        }
-        state.told.retain(|n, _| *n > lease.n);
+        state.is_stored(lease.n, lease.seen);
         while let Some((n, sent)) = state.pending.front().copied().filter(|(n, _)| *n <= lease.n) {
             state.pending.pop_front();
             if n == lease.n {
@@ -203,7 +215,7 @@ impl Holder {
     pub(super) async fn keep(self: Arc<Self>, seen: watch::Receiver<Known>) {
         self.look_at_log().await;
         let (mut renewed, mut confirmed, mut looked) = (Duration::ZERO, Duration::ZERO, clock::boot());
-        let mut told_at = 0;
+        let (mut told_at, mut gap) = (0, AGAIN);
         loop {
             let now = clock::boot();
             let (revision, global, stops) = {
@@ -216,7 +228,11 @@ impl Holder {
                 let before = state.open.len();
                 state.open.retain(|_, (_, deadline)| deadline.is_none_or(|d| now < d));
                 state.changes += u64::from(state.open.len() != before);
-                (revision > state.confirmed, stops && (state.changes > state.known || state.open.values().any(|(_, d)| d.is_some())))
+                // A flag that stops nothing is confirmed along with the next renewal, where there is one.
+                (
+                    revision > state.confirmed && (stops || !wanted),
+                    stops && (state.changes > state.known || state.open.values().any(|(_, d)| d.is_some())),
+                )
             };
             metrics::LEASE_LEFT.set("", self.left().as_secs_f64());
             if wanted && now.saturating_sub(looked) > LOOK_AT_LOG {
@@ -224,17 +240,21 @@ impl Holder {
                 let holder = self.clone();
                 tokio::spawn(async move { holder.look_at_log().await });
             }
-            let again = now.saturating_sub(renewed.max(confirmed)) >= AGAIN;
+            let again = now.saturating_sub(renewed.max(confirmed)) >= gap;
             if wanted && (now.saturating_sub(renewed) >= self.times.renew || (!self.is_held() && again)) {
                 renewed = now;
                 told_at = revision;
+                gap = self.next_gap(gap);
                 self.send(revision, Some(global)).await;
             } else if (behind && (revision > told_at || again)) || (changed && again) {
-                confirmed = now;
+                tokio::time::sleep(CONFIRM_AFTER).await;
+                let revision = seen.borrow().revision;
+                confirmed = clock::boot();
                 told_at = revision;
+                gap = self.next_gap(gap);
                 self.send(revision, None).await;
             }
-            let next = if behind || changed || (wanted && !self.is_held()) { AGAIN } else { self.times.renew };
+            let next = if behind || changed || (wanted && !self.is_held()) { gap } else { self.times.renew };
             let idle = !wanted && !behind && !changed;
             tokio::select! {
                 () = self.wake.notified() => {}
@@ -242,6 +262,13 @@ impl Holder {
                 () = tokio::time::sleep(Duration::from_secs(1)), if idle => {}
             }
         }
+    }
+
+    /// How long a write is waited for that is sent now, when the one before it was waited for for `gap`.
+    fn next_gap(&self, gap: Duration) -> Duration {
+        // Where there is no connection, nothing is sent, and it is looked often whether there is one.
+        let connected = self.link.client.connection_state() == Connection::Connected;
+        if connected && !self.state().told.is_empty() { (gap * 2).min(AGAIN_MAX) } else { AGAIN }
     }
 
     /// Writes its key: as a renewal where the revision of the flag of everything is given, else only to
@@ -293,16 +320,24 @@ impl Holder {
         }
     }
 
-    async fn write(&self, lease: Lease, mut headers: HeaderMap) {
+    async fn write(self: &Arc<Self>, lease: Lease, mut headers: HeaderMap) {
         // Only the last one counts; the history of flags must not be pushed out by leases.
         headers.insert("Nats-Rollup", "sub");
-        let subject = Names::kv_subject(&self.link.names.control_bucket(), &self.key);
+        // A renewal has to come back behind the flags. Of the rest the server's answer says enough.
+        let key = if lease.lease_ms > 0 { self.key.clone() } else { Names::seen_key(&self.key) };
+        let subject = Names::kv_subject(&self.link.names.control_bucket(), &key);
         let Ok(body) = serde_json::to_vec(&lease) else { return };
         match self.link.js.publish_with_headers(subject, headers, body.into()).await {
             Ok(answer) => {
+                let holder = self.clone();
                 tokio::spawn(async move {
-                    if let Ok(Err(e)) = tokio::time::timeout(Duration::from_secs(2), answer.into_future()).await {
-                        tracing::debug!(error = %e, "a lease was not stored");
+                    match tokio::time::timeout(Duration::from_secs(2), answer.into_future()).await {
+                        Ok(Ok(_)) if lease.lease_ms == 0 => {
+                            holder.state().is_stored(lease.n, lease.seen);
+                            holder.wake.notify_one();
+                        }
+                        Ok(Err(e)) => tracing::debug!(error = %e, "a lease was not stored"),
+                        Ok(Ok(_)) | Err(_) => {}
                     }
                 });
             }

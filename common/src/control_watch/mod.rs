@@ -2,6 +2,7 @@
 //! watch is fresh; for side effects only with a lease besides.
 
 mod lease;
+mod passing;
 mod reading;
 
 use std::{
@@ -18,10 +19,11 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    Link, kv, metrics,
+    Link, clock, kv, metrics,
     tail::{self, Health, Item, Start, Tail},
 };
 pub use lease::{Holder, LeaseTimes, Opened, Wish};
+use passing::Passing;
 use reading::Reading;
 
 /// A copy of the flags that was not confirmed for longer than this is not trusted.
@@ -30,6 +32,9 @@ pub const STALE_AFTER: Duration = Duration::from_secs(2);
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How often it is looked whether the bucket has been emptied: of that no message tells.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// How long a flag is awaited that was seen on its way to the bucket: one that was refused there never comes.
+const COMING_WITHIN: Duration = Duration::from_millis(500);
 
 /// What is known of the flags.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +47,8 @@ struct Known {
     global: u64,
     /// One of them keeps something from starting.
     stops: bool,
+    /// Until when, by [`clock::boot`], a flag is awaited that was seen on its way to the bucket.
+    coming: Option<Duration>,
 }
 
 /// The watched flags. Cheap to clone; the watch ends with the last clone.
@@ -98,7 +105,14 @@ impl ControlWatch {
         all.push(Arc::downgrade(&health));
         drop(all);
         let (tx, seen) = watch::channel(Known::default());
-        let follower = Follower { link: link.clone(), reading: Reading::new(&bucket), health: health.clone(), holder: holder.clone(), tx };
+        let follower = Follower {
+            link: link.clone(),
+            reading: Reading::new(&bucket),
+            health: health.clone(),
+            holder: holder.clone(),
+            passing: Passing::default(),
+            tx,
+        };
         let mut tasks = vec![AbortOnDropHandle::new(tokio::spawn(follower.follow(tail)))];
         tasks.extend(holder.clone().map(|h| AbortOnDropHandle::new(tokio::spawn(h.keep(seen.clone())))));
         Self { seen, health, holder, _tasks: tasks.into() }
@@ -125,11 +139,17 @@ impl ControlWatch {
     /// Whether a side effect may start at `place` at this moment: the flags allow it, and this worker
     /// holds a lease. Some comparisons; no I/O.
     pub fn guard(&self, place: &Place) -> Gate {
-        let gate = match &self.seen.borrow().flags {
-            Some(flags) => flags.gate(place),
-            None => return Gate::Unsure("the control flags have not been read yet".into()),
+        let (gate, coming) = {
+            let known = self.seen.borrow();
+            match &known.flags {
+                Some(flags) => (flags.gate(place), known.coming),
+                None => return Gate::Unsure("the control flags have not been read yet".into()),
+            }
         };
         match gate {
+            Gate::Open if coming.is_some_and(is_awaited) => {
+                Gate::Unsure("a control flag is on its way that may keep this from starting".into())
+            }
             Gate::Open if self.holder.as_ref().is_some_and(|h| !h.is_held()) => {
                 Gate::Unsure("this worker holds no lease: its renewal has not come back from nats-server".into())
             }
@@ -178,6 +198,19 @@ impl ControlWatch {
         self.seen.borrow().revision
     }
 
+    /// Whether a flag is on its way for which side effects wait.
+    pub fn is_flag_coming(&self) -> bool {
+        self.seen.borrow().coming.is_some_and(is_awaited)
+    }
+
+    /// Waits until no flag is on its way any more, or none comes. Cancel safe.
+    pub async fn arrived(&self) {
+        if self.is_flag_coming() {
+            let mut seen = self.seen.clone();
+            let _ = tokio::time::timeout(COMING_WITHIN, seen.wait_for(|known| known.coming.is_none())).await;
+        }
+    }
+
     /// Waits for the flags to be read anew. Cancel safe.
     pub async fn changed(&mut self) {
         if self.seen.changed().await.is_err() {
@@ -215,6 +248,7 @@ struct Follower {
     reading: Reading,
     health: Arc<Health>,
     holder: Option<Arc<Holder>>,
+    passing: Passing,
     tx: watch::Sender<Known>,
 }
 
@@ -223,8 +257,16 @@ impl Follower {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut looking: Option<Look> = None;
+        if self.holder.is_some() {
+            self.passing.begin(&self.link).await;
+        }
         loop {
             tokio::select! {
+                stops = self.passing.next() => {
+                    if stops {
+                        self.tx.send_modify(|known| known.coming = Some(clock::boot() + COMING_WITHIN));
+                    }
+                }
                 item = tail.next() => match item {
                     Some(item) => self.item(item),
                     None => return,
@@ -255,6 +297,7 @@ impl Follower {
                 return;
             }
             Item::Message(m) => {
+                self.passing.has_come(&m);
                 if let Some(flag) = self.reading.take_in(&m) {
                     tracing::info!(
                         scope = %flag.scope,
@@ -296,12 +339,18 @@ impl Follower {
             global: global.map_or(0, |f| f.revision),
             stops: flags.stops(),
             flags: Some(Arc::new(flags)),
+            coming: None,
         };
         self.tx.send_replace(known);
         if let Some(holder) = &self.holder {
             holder.flags_changed();
         }
     }
+}
+
+/// Whether a flag that was seen on its way is awaited still.
+fn is_awaited(until: Duration) -> bool {
+    clock::boot() < until
 }
 
 async fn looked(look: &mut Option<Look>) -> bool {

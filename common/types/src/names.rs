@@ -134,6 +134,10 @@ impl Names {
     pub fn lease_key(worker_id: &str, instance: &str) -> String {
         format!("lease.{}.{instance}", token(worker_id))
     }
+    /// Key under which the same life says what it has seen, where that renews nothing: its own watch does not carry it.
+    pub fn seen_key(lease_key: &str) -> String {
+        format!("{lease_key}.seen")
+    }
     /// All keys of leases.
     pub fn leases(&self) -> String {
         Self::kv_subject(&self.control_bucket(), "lease.>")

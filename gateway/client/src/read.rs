@@ -1,5 +1,7 @@
 //! Reading executions and workers.
 
+use std::collections::HashMap;
+
 use haltline_common::{
     history, kv,
     tail::Start,
@@ -53,16 +55,21 @@ impl Client {
     pub async fn leases(&self) -> Result<Vec<(Lease, Timestamp)>, ApiError> {
         let link = &self.shared.link;
         let (stream, filter) = (Names::bucket_stream(&link.names.control_bucket()), link.names.leases());
-        let mut list = Vec::new();
+        // A life writes under two keys; the newest says all but how long its leases are.
+        let mut lives: HashMap<(String, String), (Lease, Timestamp)> = HashMap::new();
         scan::messages(link, stream, filter, Start::LastPerSubject, false, |m| {
-            match serde_json::from_slice(&m.payload) {
-                Ok(lease) => list.push((lease, m.stored_at)),
+            match serde_json::from_slice::<Lease>(&m.payload) {
+                Ok(mut lease) => {
+                    let id = (lease.worker_id.clone(), lease.instance.clone());
+                    lease.lease_ms = lease.lease_ms.max(lives.get(&id).map_or(0, |(known, _)| known.lease_ms));
+                    lives.insert(id, (lease, m.stored_at));
+                }
                 Err(e) => tracing::warn!(error = %e, subject = %m.subject, "a lease is malformed; left out"),
             }
-            list.len() < WORKERS_MAX
+            lives.len() < WORKERS_MAX
         })
         .await?;
-        Ok(list)
+        Ok(lives.into_values().collect())
     }
 
     /// Workers that showed a sign of life within the last ten seconds, by id.
