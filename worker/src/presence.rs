@@ -21,6 +21,7 @@ pub async fn write(flight: &Arc<Flight>, slots: &BTreeMap<String, usize>, starte
     };
     let presence = Presence {
         worker_id: flight.worker_id.clone(),
+        instance: flight.control.holder().map(|holder| holder.instance().to_owned()),
         host: host(),
         pid: std::process::id(),
         slots: slots.clone(),

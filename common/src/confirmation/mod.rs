@@ -258,7 +258,7 @@ impl Confirming {
                 // No more than what was found before: nothing can have begun since.
                 Some(open) if open.is_empty() => continue,
                 Some(open) => open::still(&self.link, open).await,
-                None => open::of(&self.link, &life.lease, !confirmed || life.lease.more > 0).await,
+                None => open::of(&self.link, &life.lease, life.stored_at, !confirmed || life.lease.more > 0).await,
             };
             if let Some(life) = self.lives.get_mut(&id) {
                 life.asked = Some((life.lease.n, found.map_err(|e| e.message)));
@@ -286,7 +286,7 @@ impl Confirming {
                 (None, _) => (listed(), None),
             };
             let open: Vec<_> = open.into_iter().filter(|o| o.is_covered(&self.scope, self.level)).collect();
-            let present = self.present.contains_key(worker_id);
+            let present = self.present.get(worker_id).is_some_and(|p| p.is_of(instance));
             // It left without a goodbye, and what it had begun is settled.
             if !present && standing == Standing::LeaseOver && open.is_empty() && unknown.is_none() {
                 continue;

@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use haltline_types::{
-    Effect,
+    Effect, Timestamp,
     control::{Lease, OpenEffect},
     error::ApiError,
     event::{Event, EventType},
@@ -15,14 +16,21 @@ use crate::{
     tail::{self, Item, Start, Tail},
 };
 
+/// Intents of a lease are stored this long after its end at the latest, in milliseconds of the server's clock, which in a
+/// cluster is several servers'.
+const INTENTS_WITHIN_MS: u64 = 10_000;
+/// Executions whose events are read at once.
+const READS_MAX: usize = 8;
 /// How long reading the log may take.
 const READ_WITHIN: Duration = Duration::from_secs(20);
 
-/// What is open of what `lease` names and, if `later`, of what its worker intended after it.
-pub(super) async fn of(link: &Link, lease: &Lease, later: bool) -> Result<Vec<OpenEffect>, ApiError> {
+/// What is open of what `lease`, stored at that time, names and, if `later`, of what its worker intended after it.
+pub(super) async fn of(link: &Link, lease: &Lease, stored_at: Timestamp, later: bool) -> Result<Vec<OpenEffect>, ApiError> {
     let mut open = lease.open.clone();
     if later {
-        open.extend(intended_after(link, &lease.worker_id, lease.log).await?);
+        // What is intended after the lease's end is not performed: the log need not be read to its head.
+        let until = Timestamp(stored_at.0.saturating_add_unsigned(lease.lease_ms).saturating_add_unsigned(INTENTS_WITHIN_MS));
+        open.extend(intended_after(link, &lease.worker_id, lease.log, until).await?);
     }
     still(link, open).await
 }
@@ -36,8 +44,7 @@ pub(super) async fn still(link: &Link, open: Vec<OpenEffect>) -> Result<Vec<Open
             all.push(effect);
         }
     }
-    let mut left = Vec::new();
-    for (execution_id, effects) in by_execution {
+    let read = async |(execution_id, effects): (String, Vec<OpenEffect>)| {
         let events: Vec<Event> = history::read(link, &execution_id)
             .await
             .map_err(kv::unavailable)?
@@ -47,9 +54,10 @@ pub(super) async fn still(link: &Link, open: Vec<OpenEffect>) -> Result<Vec<Open
                 history::Entry::Command(_) => None,
             })
             .collect();
-        left.extend(effects.into_iter().filter(|o| is_open(&events, &o.node_id)));
-    }
-    Ok(left)
+        Ok(effects.into_iter().filter(|o| is_open(&events, &o.node_id)).collect::<Vec<_>>())
+    };
+    let all: Vec<Vec<OpenEffect>> = stream::iter(by_execution).map(read).buffered(READS_MAX).try_collect().await?;
+    Ok(all.into_iter().flatten().collect())
 }
 
 /// Whether an effect of a node was intended and neither settled nor overtaken by the node's result or the
@@ -71,8 +79,8 @@ fn is_open(events: &[Event], node_id: &str) -> bool {
     !open.is_empty()
 }
 
-/// Effects that a worker intended after a position of the log.
-async fn intended_after(link: &Link, worker_id: &str, log: u64) -> Result<Vec<OpenEffect>, ApiError> {
+/// Effects that a worker intended after a position of the log, and not after a time.
+async fn intended_after(link: &Link, worker_id: &str, log: u64, until: Timestamp) -> Result<Vec<OpenEffect>, ApiError> {
     let mut tail = Tail::start(
         link,
         tail::Options {
@@ -89,6 +97,7 @@ async fn intended_after(link: &Link, worker_id: &str, log: u64) -> Result<Vec<Op
     let reading = async {
         while let Some(item) = tail.next().await {
             match item {
+                Item::Message(m) if m.stored_at > until => return Ok(()),
                 Item::Message(m) => {
                     // Most of the log is other things.
                     let events = json::lines(&m.payload).filter_map(|line| serde_json::from_slice::<Event>(line).ok());
@@ -126,7 +135,7 @@ fn of_intent(e: Event) -> OpenEffect {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use haltline_types::{Timestamp, event::Correlation};
+    use haltline_types::event::Correlation;
 
     #[test]
     fn an_effect_is_open_from_its_intent_to_what_settles_it() {

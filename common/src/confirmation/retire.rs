@@ -1,11 +1,8 @@
 //! Removing the keys of workers' lives that are over, so that no halt looks at them again.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
-use haltline_types::{Names, control::Lease, error::ApiError};
+use haltline_types::{Names, Timestamp, control::Lease, error::ApiError, worker::Presence};
 use serde_json::{Value, json};
 
 use super::{open, presence};
@@ -24,8 +21,8 @@ const READ_WITHIN: Duration = Duration::from_secs(10);
 struct Life {
     /// Subjects and sequences.
     keys: Vec<(String, u64)>,
-    /// Milliseconds since the last of them.
-    silent_for: u64,
+    /// When the server stored the last of them.
+    stored_at: Timestamp,
     last: Option<Lease>,
 }
 
@@ -34,7 +31,7 @@ struct Life {
 /// # Errors
 /// `Unavailable` if nats-server does not answer.
 pub async fn retire(link: &Link) -> Result<usize, ApiError> {
-    let present: HashSet<String> = presence(link).await?.into_iter().map(|p| p.worker_id).collect();
+    let present: HashMap<String, Presence> = presence(link).await?.into_iter().map(|p| (p.worker_id.clone(), p)).collect();
     let stream = Names::bucket_stream(&link.names.control_bucket());
     let options = tail::Options {
         stream: stream.clone(),
@@ -55,7 +52,7 @@ pub async fn retire(link: &Link) -> Result<usize, ApiError> {
                     if let Ok(lease) = serde_json::from_slice::<Lease>(&m.payload) {
                         let life = lives.entry((lease.worker_id.clone(), lease.instance.clone())).or_default();
                         life.keys.push((m.subject.to_string(), m.seq));
-                        life.silent_for = now.millis_since(m.stored_at);
+                        life.stored_at = m.stored_at;
                         life.last = Some(lease);
                     }
                 }
@@ -69,10 +66,11 @@ pub async fn retire(link: &Link) -> Result<usize, ApiError> {
     tokio::time::timeout(READ_WITHIN, reading).await.map_err(kv::unavailable)??;
     drop(tail);
     let mut removed = 0;
-    for Life { keys, silent_for, last } in lives.into_values() {
-        let Some(lease) = last.filter(|_| u128::from(silent_for) > SILENT_FOR.as_millis()) else { continue };
+    for Life { keys, stored_at, last } in lives.into_values() {
+        let Some(lease) = last.filter(|_| u128::from(now.millis_since(stored_at)) > SILENT_FOR.as_millis()) else { continue };
         // One that is idle and alive has written nothing for long, either.
-        if !lease.goodbye && (present.contains(&lease.worker_id) || !open::of(link, &lease, true).await?.is_empty()) {
+        let lives = present.get(&lease.worker_id).is_some_and(|p| p.is_of(&lease.instance));
+        if !lease.goodbye && (lives || !open::of(link, &lease, stored_at, true).await?.is_empty()) {
             continue;
         }
         for (subject, seq) in keys {

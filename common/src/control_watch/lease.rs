@@ -124,6 +124,11 @@ impl Holder {
         })
     }
 
+    /// The life that the lease is of.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
     /// The key of its lease.
     pub fn key(&self) -> &str {
         &self.key

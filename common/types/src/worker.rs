@@ -10,6 +10,9 @@ use crate::Timestamp;
 pub struct Presence {
     /// Its id, also the key.
     pub worker_id: String,
+    /// Its life, as its lease names it; a worker that comes back under its name has another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
     /// Where it runs.
     pub host: String,
     /// Its process id.
@@ -33,4 +36,11 @@ pub struct Presence {
     /// True from SIGTERM on: it takes no new work.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
+}
+
+impl Presence {
+    /// Whether this may be the entry of that life.
+    pub fn is_of(&self, instance: &str) -> bool {
+        self.instance.as_ref().is_none_or(|own| own == instance)
+    }
 }

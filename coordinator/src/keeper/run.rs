@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{chain::Chain, tell};
 
+/// What is to run at a halt is asked for again by the next keeper if the halt is not older than this, in milliseconds.
+const ON_HALT_WITHIN_MS: u64 = 60_000;
 /// How often leases of workers that are gone are looked for.
 const RETIRE_EVERY: Duration = Duration::from_secs(60);
 /// How long a confirmation is waited for before it is begun anew, so that it is told how it goes.
@@ -134,15 +136,20 @@ impl Run {
         let previous = self.flags.get(&scope).map(|f| (f.state, f.revision));
         let flag = Flag::read(&scope, value, m.seq, Some(m.stored_at), previous.map(|(_, revision)| revision));
         self.flags.insert(scope.clone(), flag.clone());
+        let before = previous.map_or(Level::Normal, |(state, _)| state);
+        let begins = flag.state >= Level::Halt && before < Level::Halt;
         if m.seq < self.chain.from(stream) {
+            // Whoever wrote it down may have died before this was accepted; asked for twice, it runs once.
+            if begins && clock::now().millis_since(m.stored_at) < ON_HALT_WITHIN_MS {
+                tell::run_on_halt(&self.link, &flag).await;
+            }
             return Ok(());
         }
-        let before = previous.map_or(Level::Normal, |(state, _)| state);
         // An installation that begins has not changed.
         if flag.state != Level::Normal || previous.is_some() {
             tell::changed(&self.publisher, &self.link, &flag, before, m.stored_at).await;
         }
-        if flag.state >= Level::Halt && before < Level::Halt {
+        if begins {
             tell::run_on_halt(&self.link, &flag).await;
         }
         let happened = Happened::Changed {

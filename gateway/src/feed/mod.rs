@@ -98,16 +98,19 @@ impl Feed {
     pub async fn subscribe(&mut self, sub: Sub, snapshots: &impl Snapshots, out: &mut Vec<Out>) -> Result<Begun, Refused> {
         sub.check()?;
         self.subs.fits(&sub.id)?;
-        let place = loop {
+        let (place, stood) = loop {
             self.follow(out);
+            let stood = self.subs.live_pos();
             let wanted = |e: &LogEvent| wants(&self.principal, &sub.filter, e);
-            let place = self.hub.place(&sub.from, &wanted).await.map_err(unavailable)?;
+            let place = self.hub.place(&sub.from, stood, &wanted).await.map_err(unavailable)?;
             self.follow(out);
             if place.generation == self.subs.generation() {
-                break place;
+                break (place, stood);
             }
         };
         let live = self.subs.live_pos();
+        // What came while the last ones were looked for follows them.
+        let until = if matches!(sub.from, From::Last(_)) { stood } else { live };
         let from_now = matches!(sub.from, From::Live(_) | From::Snapshot(_));
         let (mut pos, gap) = (if from_now { live } else { place.pos }, place.gap);
         let instead = gap.is_some() && sub.if_gap == IfGap::Snapshot;
@@ -128,7 +131,7 @@ impl Feed {
             was_recovering: sub.from.recovers(),
             gap,
             from: self.hub.cursor(pos),
-            until: self.hub.cursor(live.max(pos)),
+            until: self.hub.cursor(until.max(pos)),
             live: !behind,
             snapshot,
         })
@@ -146,7 +149,7 @@ impl Feed {
     pub async fn recent(&self, filter: &Filter, n: usize) -> Result<(Vec<Arc<Entry>>, Cursor), String> {
         let wanted = |e: &LogEvent| wants(&self.principal, filter, e);
         let head = *self.hub.head().borrow();
-        let mut pos = self.hub.before_last(n, &wanted).await?.pos;
+        let mut pos = self.hub.before_last(n, head.seq, &wanted).await?.pos;
         let mut found = Vec::new();
         while pos < head.seq {
             let chunk = self.hub.after(pos, false).await?;

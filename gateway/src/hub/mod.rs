@@ -197,16 +197,16 @@ impl Hub {
         Ok(run.chunk)
     }
 
-    /// Where the `n` newest wanted events begin, as far as memory and the last `n` messages of the log reach.
+    /// Where the `n` newest wanted events up to `upto` begin, as far as memory and the last `n` messages of the log reach.
     ///
     /// # Errors
     /// When the stream cannot be read now.
-    pub async fn before_last(&self, n: usize, wants: &(dyn Fn(&LogEvent) -> bool + Sync)) -> Result<Start, String> {
+    pub async fn before_last(&self, n: usize, upto: u64, wants: &(dyn Fn(&LogEvent) -> bool + Sync)) -> Result<Start, String> {
         let (floor, head) = {
             let ring = self.read_ring();
-            match ring.before_last(n, wants) {
+            match ring.before_last(n, upto, wants) {
                 Ok(start) => return Ok(start),
-                Err(_) => (ring.floor(), ring.head()),
+                Err(_) => (ring.floor(), ring.head().min(upto)),
             }
         };
         let mut pos = floor.min(head.saturating_sub(n as u64));
@@ -215,6 +215,7 @@ impl Hub {
             let chunk = self.after(pos, false).await?;
             for entry in &chunk.entries {
                 if let Entry::Event(e) = &**entry
+                    && e.seq() <= head
                     && wants(e)
                 {
                     found.push_back(e.seq());

@@ -24,17 +24,18 @@ pub(crate) struct Place {
 }
 
 impl Hub {
-    /// The place that `from` names, for events that `wants` wants.
+    /// The place that `from` names, for events that `wants` wants, of a client that stands at `live`: the last
+    /// so many events are those up to there.
     ///
     /// # Errors
     /// When the stream cannot be read now.
-    pub async fn place(&self, from: &From, wants: &(dyn Fn(&LogEvent) -> bool + Sync)) -> Result<Place, String> {
+    pub async fn place(&self, from: &From, live: u64, wants: &(dyn Fn(&LogEvent) -> bool + Sync)) -> Result<Place, String> {
         let head = *self.head.borrow();
         let here = |pos| Place { generation: head.generation, pos, extra: 0, gap: None };
         match *from {
             From::Live(_) | From::Snapshot(_) => Ok(here(head.seq)),
             From::Last(n) => {
-                let start = self.before_last(n, wants).await?;
+                let start = self.before_last(n, live, wants).await?;
                 Ok(Place { extra: start.extra, ..here(start.pos) })
             }
             From::Since(time) => {

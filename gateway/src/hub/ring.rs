@@ -211,12 +211,14 @@ impl Ring {
         self.entries.iter()
     }
 
-    /// Where the `n` newest wanted events begin; else how many there are.
-    pub fn before_last(&self, n: usize, wants: &dyn Fn(&LogEvent) -> bool) -> Result<Start, usize> {
+    /// Where the `n` newest wanted events up to `upto` begin; else how many there are.
+    pub fn before_last(&self, n: usize, upto: u64, wants: &dyn Fn(&LogEvent) -> bool) -> Result<Start, usize> {
         if n == 0 {
-            return Ok(Start { pos: self.head, extra: 0 });
+            return Ok(Start { pos: upto.min(self.head), extra: 0 });
         }
-        let mut wanted = self.entries.iter().rev().filter(|e| matches!(&***e, Entry::Event(e) if wants(e))).map(|e| e.seq());
+        let there = self.entries.partition_point(|e| e.seq() <= upto);
+        let there = self.entries.range(..there).rev();
+        let mut wanted = there.filter(|e| matches!(&***e, Entry::Event(e) if wants(e))).map(|e| e.seq());
         let mut found = 0;
         for seq in wanted.by_ref() {
             found += 1;
@@ -280,8 +282,8 @@ mod tests {
         (1..=9).for_each(|seq| push(&mut ring, seq, three(seq)));
         let chunk = ring.after(0, 4, 1 << 20).expect("in memory");
         assert_eq!((seqs(&chunk), chunk.upto), (vec![1, 1, 1, 2, 2, 2], 2));
-        assert_eq!(ring.before_last(2, &|_| true), Ok(Start { pos: 8, extra: 1 }));
-        assert_eq!(ring.before_last(4, &|e| !e.id.ends_with("/1")), Ok(Start { pos: 7, extra: 0 }));
+        assert_eq!(ring.before_last(2, u64::MAX, &|_| true), Ok(Start { pos: 8, extra: 1 }));
+        assert_eq!(ring.before_last(4, u64::MAX, &|e| !e.id.ends_with("/1")), Ok(Start { pos: 7, extra: 0 }));
         (10..=EVENTS_MAX as u64).for_each(|seq| push(&mut ring, seq, three(seq)));
         let first = ring.after(ring.floor(), 1, 1 << 20).expect("in memory");
         assert_eq!(seqs(&first), [ring.floor() + 1; 3]);
@@ -334,9 +336,11 @@ mod tests {
         for seq in 1..=9 {
             push(&mut ring, seq, event(seq, &seq.to_string(), 0));
         }
-        assert_eq!(ring.before_last(3, &|_| true), Ok(Start { pos: 6, extra: 0 }));
-        assert_eq!(ring.before_last(0, &|_| true), Ok(Start { pos: 9, extra: 0 }));
-        assert_eq!(ring.before_last(20, &|_| true), Err(9));
-        assert_eq!(ring.before_last(1, &|e| e.seq() < 4), Ok(Start { pos: 2, extra: 0 }));
+        assert_eq!(ring.before_last(3, u64::MAX, &|_| true), Ok(Start { pos: 6, extra: 0 }));
+        assert_eq!(ring.before_last(0, u64::MAX, &|_| true), Ok(Start { pos: 9, extra: 0 }));
+        assert_eq!(ring.before_last(20, u64::MAX, &|_| true), Err(9));
+        assert_eq!(ring.before_last(2, 7, &|_| true), Ok(Start { pos: 5, extra: 0 }), "what came since is not looked at");
+        assert_eq!(ring.before_last(0, 7, &|_| true), Ok(Start { pos: 7, extra: 0 }));
+        assert_eq!(ring.before_last(1, u64::MAX, &|e| e.seq() < 4), Ok(Start { pos: 2, extra: 0 }));
     }
 }
