@@ -36,6 +36,8 @@ const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
 const RATE: f64 = 130.0;
 /// Before the first halt, so that orders are on their way.
 const WARM_UP: Duration = Duration::from_secs(2);
+/// How long the faults of an interrupted campaign may take to be over.
+const FAULTS_END_WITHIN: Duration = Duration::from_secs(60);
 /// Violations printed for people.
 const PRINTED_MAX: usize = 20;
 
@@ -81,6 +83,11 @@ pub async fn run(args: &Args, halts: u32, seed: u64, folder: &Path, context: Con
     let faults = std::mem::take(&mut campaign.counts);
     drop(campaign);
     fleet.heal();
+    // One that was interrupted leaves faults that end by themselves.
+    let until = Instant::now() + FAULTS_END_WITHIN;
+    while Arc::strong_count(&fleet) > 1 && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let mut fleet = Arc::into_inner(fleet).context("a fault is still going on")?;
     fleet.end_services().await;
     let ledger = fleet.remains().await?.ledger;

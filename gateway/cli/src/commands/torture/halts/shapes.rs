@@ -36,12 +36,13 @@ pub fn definitions(market: &str) -> Vec<Value> {
     WORKFLOWS.iter().map(of).collect()
 }
 
-/// An order, a pause in which a halt may come, another order.
+/// An order, a pause in which a halt may come, another order. They are tried for longer than a fault lasts: what ends as
+/// unknown waits for an operator, and so does a halt.
 fn chain(i: usize, effect: &str, market: &str) -> [Value; 3] {
     let order = |id: String, after: Vec<String>| {
         json!({ "id": id, "type": "paper_order", "effect": effect, "depends_on": after, "timeout": "5s",
                 "params": { "market": market, "side": if effect == "opens_risk" { "buy" } else { "sell" }, "quantity": "1", "symbol": "IBM" },
-                "retry": { "attempts": 5, "delay": "100ms", "factor": 1.5 } })
+                "retry": { "attempts": 20, "delay": "300ms", "factor": 1.0 } })
     };
     let [first, pause, second] = ["first", "pause", "second"].map(|name| format!("{name}{i}"));
     let sleep = json!({ "id": pause, "type": "sleep", "params": { "duration": format!("{}ms", 100 + 100 * i) }, "depends_on": [first] });
