@@ -199,15 +199,14 @@ impl Confirming {
                     self.lives.remove(&id);
                     self.present.remove(&lease.worker_id);
                 } else {
-                    let mut life = Life { lease, stored_at, heard: clock::boot(), asked: None };
-                    // It writes under two keys; what only says what it has seen says nothing of how long its leases are.
-                    if let Some(known) = self.lives.get(&id) {
-                        life.lease.lease_ms = life.lease.lease_ms.max(known.lease.lease_ms);
-                        if known.lease.n > life.lease.n {
-                            return;
+                    // It writes under two keys, which may come in any order.
+                    match self.lives.get_mut(&id) {
+                        Some(known) if known.lease.n > lease.n => known.lease = known.lease.clone().with(lease),
+                        known => {
+                            let lease = known.map_or(lease.clone(), |known| lease.with(known.lease.clone()));
+                            self.lives.insert(id, Life { lease, stored_at, heard: clock::boot(), asked: None });
                         }
                     }
-                    self.lives.insert(id, life);
                 }
             }
             Item::CaughtUp { .. } => self.read = true,

@@ -53,7 +53,7 @@ pub async fn retire(link: &Link) -> Result<usize, ApiError> {
                         let life = lives.entry((lease.worker_id.clone(), lease.instance.clone())).or_default();
                         life.keys.push((m.subject.to_string(), m.seq));
                         life.stored_at = m.stored_at;
-                        life.last = Some(lease);
+                        life.last = Some(life.last.take().map_or(lease.clone(), |known| known.with(lease)));
                     }
                 }
                 Item::Reset { .. } => {}

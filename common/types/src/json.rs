@@ -53,6 +53,11 @@ pub fn last_line(body: &[u8]) -> &[u8] {
     lines(body).next_back().unwrap_or_default()
 }
 
+/// Whether a number need not be written, for `skip_serializing_if`.
+pub(crate) fn is_zero<T: Default + PartialEq>(n: &T) -> bool {
+    *n == T::default()
+}
+
 /// Reads a value from an object alone, for `deserialize_with`. Derived code takes a list as well, field by field, and
 /// an empty one as all defaults: where a default means "everything", a slip must not say so.
 ///

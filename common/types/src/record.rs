@@ -108,10 +108,10 @@ pub struct Record {
     /// Nodes completed, as of this record.
     pub nodes_completed: u32,
     /// Nodes that failed and whose `on_error` let the execution go on, once ended.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
     pub nodes_failed: u32,
     /// Nodes skipped because of them, once ended.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
     pub nodes_skipped: u32,
     /// When it was accepted.
     pub started_at: Timestamp,
@@ -184,7 +184,7 @@ pub struct Outcome {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_type: Option<String>,
     /// Nodes that failed and whose `on_error` let the execution go on.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
     pub nodes_failed: u32,
     /// The first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -198,10 +198,6 @@ pub struct Outcome {
 }
 
 /// Whether a count is left out.
-fn is_zero(n: &u32) -> bool {
-    *n == 0
-}
-
 impl From<&Record> for Outcome {
     fn from(r: &Record) -> Self {
         Self {

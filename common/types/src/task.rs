@@ -47,7 +47,7 @@ pub struct Task {
     #[serde(default = "abort")]
     pub on_halt: Option<OnHalt>,
     /// Where the log stood when this task was found to have got lost and was emitted again; 0 if it was not.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
     pub repair: u64,
     /// The nodes, in order; at least one.
     pub nodes: Vec<TaskNode>,
@@ -112,15 +112,6 @@ fn abort() -> Option<OnHalt> {
     Some(OnHalt::Abort)
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_none_yet(n: &u32) -> bool {
-    *n == 0
-}
-
-fn is_zero(n: &u64) -> bool {
-    *n == 0
-}
-
 impl Task {
     /// Where its i-th node is, for the flags.
     pub fn place(&self, i: usize) -> Place<'_> {
@@ -183,7 +174,7 @@ pub struct TaskNode {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fixed_at: Option<Timestamp>,
     /// How often it was read again.
-    #[serde(default, skip_serializing_if = "is_none_yet")]
+    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
     pub readings: u32,
     /// How long one attempt may run.
     pub timeout_ms: u64,

@@ -55,14 +55,14 @@ impl Client {
     pub async fn leases(&self) -> Result<Vec<(Lease, Timestamp)>, ApiError> {
         let link = &self.shared.link;
         let (stream, filter) = (Names::bucket_stream(&link.names.control_bucket()), link.names.leases());
-        // A life writes under two keys; the newest says all but how long its leases are.
+        // A life writes under two keys.
         let mut lives: HashMap<(String, String), (Lease, Timestamp)> = HashMap::new();
         scan::messages(link, stream, filter, Start::LastPerSubject, false, |m| {
             match serde_json::from_slice::<Lease>(&m.payload) {
-                Ok(mut lease) => {
+                Ok(lease) => {
                     let id = (lease.worker_id.clone(), lease.instance.clone());
-                    lease.lease_ms = lease.lease_ms.max(lives.get(&id).map_or(0, |(known, _)| known.lease_ms));
-                    lives.insert(id, (lease, m.stored_at));
+                    let known = lives.remove(&id);
+                    lives.insert(id, (known.map_or(lease.clone(), |(known, _)| known.with(lease)), m.stored_at));
                 }
                 Err(e) => tracing::warn!(error = %e, subject = %m.subject, "a lease is malformed; left out"),
             }

@@ -24,15 +24,21 @@ pub struct Lease {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open: Vec<OpenEffect>,
     /// How many more are open.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
     pub more: u64,
     /// The worker has left with nothing open: it starts nothing any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub goodbye: bool,
 }
 
-fn is_zero(n: &u64) -> bool {
-    *n == 0
+impl Lease {
+    /// What this write and another one of the same life say together: the newer one counts, but for how long leases
+    /// hold, which only renewals say.
+    pub fn with(self, other: Self) -> Self {
+        let lease_ms = self.lease_ms.max(other.lease_ms);
+        let newer = if other.n > self.n { other } else { self };
+        Self { lease_ms, ..newer }
+    }
 }
 
 /// An effect that was intended and whose outcome is not stored.
@@ -97,4 +103,20 @@ pub struct Marker {
     pub by: String,
     /// When.
     pub at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_writes_of_a_life_say_the_newer_and_the_longer_lease() {
+        let of = |n: u64, lease_ms: u64, seen: u64| -> Lease {
+            let text = format!(r#"{{"worker_id":"w","instance":"i","n":{n},"lease_ms":{lease_ms},"seen":{seen},"log":0}}"#);
+            serde_json::from_str(&text).unwrap()
+        };
+        let (renewed, seen) = (of(3, 5000, 1), of(4, 0, 2));
+        assert_eq!(renewed.clone().with(seen.clone()), of(4, 5000, 2));
+        assert_eq!(seen.with(renewed), of(4, 5000, 2), "in whatever order they come");
+    }
 }
