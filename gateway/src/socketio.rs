@@ -211,7 +211,7 @@ impl Session {
                 () = self.gone.cancelled() => return Err(Over),
                 () = self.app.stop.cancelled() => return Err(Over),
                 asked = self.asked.recv() => match asked {
-                    Some((name, data)) => self.answer(&name, &data).await?,
+                    Some((name, data)) => Box::pin(self.answer(&name, &data)).await?,
                     None => return Err(Over),
                 },
                 _ = self.halts.changed() => self.halts.mark_changed(),

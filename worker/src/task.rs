@@ -45,8 +45,9 @@ const WAIT_HERE: Duration = Duration::from_secs(3);
 /// It comes again after five seconds.
 const LATER: &str = r#"-NAK {"delay":5000000000}"#;
 
-/// How often a node is asked about that a halt ends: then it ends as unknown.
-const ASKED_MAX: u32 = 5;
+/// How often a node is asked about that a halt ends: then it ends as unknown, for an operator to resolve. With
+/// the waits below about half a minute, longer than a venue's connection takes to come back.
+const ASKED_MAX: u32 = 30;
 /// Who did not answer what became of an effect is asked again after this long, and after this long at most.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
@@ -399,6 +400,11 @@ impl Walk {
         let next_kind = self.run.task().nodes.get(node + 1).map(|n| n.kind.as_str());
         let can_run_next = next_kind.is_some_and(|k| self.flight.slots.contains_key(k));
         let gate = self.flight.control.gate_at(&self.run.place_after());
+        // It cannot be repeated under the halt, and would end as unknown: who was sent to is asked first.
+        let unanswered = matches!(outcome, NodeOutcome::Failed { retryable: true, .. }) && self.run.doubtful().is_some();
+        if unanswered && matches!(gate, Gate::Halted(_)) && self.asked < ASKED_MAX && self.run.has_attempts_left() {
+            return Ok(Step::Again);
+        }
         let delay = |policy: &RetryPolicy, attempt| retry::delay_after(policy, attempt).as_millis() as u64;
         Ok(match self.run.after(outcome, &gate, can_run_next, clock::now(), duration_ms, delay) {
             After::Note(e) => Step::Note(with_risk(e, noted)),

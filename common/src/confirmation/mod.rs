@@ -5,30 +5,19 @@
 //! lease and a margin have passed since the flag's answer was here: a lease that is renewed after the flag was
 //! stored comes back behind the flag. What such a worker had in flight is told by its last lease and the log.
 
+mod listening;
 mod open;
 mod retire;
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
-use futures_util::FutureExt;
-use haltline_types::{
-    Names,
-    control::{Lease, Level, OpenEffect, Scope},
-    error::ApiError,
-    worker::Presence,
-};
+use futures_util::{StreamExt, stream};
+use haltline_types::control::{Level, OpenEffect, Scope};
 use serde::Serialize;
 
-use crate::{
-    Link, clock,
-    control::Stored,
-    kv,
-    tail::{self, Item, Start, Tail},
-};
+use crate::{Link, clock, control::Stored};
 
+pub use listening::Listening;
 pub use retire::retire;
 
 /// The longest lease of workers of which none is known.
@@ -39,6 +28,8 @@ const MARGIN: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(250);
 /// Silent or not, what a worker named as open is looked for in the log after this.
 const ASK_LOG_AFTER: Duration = Duration::from_millis(500);
+/// Lives of which the log is asked at once.
+const ASK_AT_ONCE: usize = 8;
 
 /// Where a worker stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -103,59 +94,27 @@ pub struct Report {
     pub each: Vec<WorkerReport>,
 }
 
-struct Life {
-    lease: Lease,
-    /// When the server stored it.
-    stored_at: haltline_types::Timestamp,
-    /// When it was heard here, by [`clock::boot`].
-    heard: Duration,
-    /// What the log says is open, once it was asked, of which version of the lease.
-    asked: Option<(u64, Result<Vec<OpenEffect>, String>)>,
-}
-
 /// Follows who confirms one flag.
 pub struct Confirming {
-    link: Link,
+    heard: Listening,
     scope: Scope,
     level: Level,
     revision: u64,
     answered: Duration,
-    tail: Tail,
-    read: bool,
-    lives: BTreeMap<(String, String), Life>,
-    present: BTreeMap<String, Presence>,
-    looked: Option<Duration>,
+}
+
+impl Listening {
+    /// Follows who confirms a flag that was stored since.
+    pub fn to(self, stored: &Stored) -> Confirming {
+        let (scope, level) = (stored.scope.clone(), stored.value.state);
+        Confirming { heard: self, scope, level, revision: stored.revision, answered: stored.answered }
+    }
 }
 
 impl Confirming {
-    /// Of a flag that was just stored.
-    pub fn of(link: &Link, stored: &Stored) -> Self {
-        Self::start(link, stored.scope.clone(), stored.value.state, stored.revision, stored.answered)
-    }
-
     /// Of a flag that has been stored at `revision` by `answered` at the latest, by [`clock::boot`].
     pub fn start(link: &Link, scope: Scope, level: Level, revision: u64, answered: Duration) -> Self {
-        let options = tail::Options {
-            stream: Names::bucket_stream(&link.names.control_bucket()),
-            filter: link.names.leases(),
-            start: Start::LastPerSubject,
-            heartbeat: Duration::from_millis(500),
-            buffer: 1024,
-            reader: "confirming".into(),
-            headers_only: false,
-        };
-        Self {
-            link: link.clone(),
-            scope,
-            level,
-            revision,
-            answered,
-            tail: Tail::start(link, options),
-            read: false,
-            lives: BTreeMap::new(),
-            present: BTreeMap::new(),
-            looked: None,
-        }
+        Self { heard: Listening::new(link), scope, level, revision, answered }
     }
 
     /// Waits until it is complete, up to `limit`; what is known then.
@@ -169,79 +128,37 @@ impl Confirming {
                 return report;
             }
             let step = LOOK.min(until - now).min(self.lease_end().saturating_sub(now).max(Duration::from_millis(5)));
-            if let Ok(Some(item)) = tokio::time::timeout(step, self.tail.next()).await {
-                self.item(item);
-            }
+            let _ = tokio::time::timeout(step, self.heard.next()).await;
         }
     }
 
     /// Waits until something has changed, or for a moment; what is known then.
     pub async fn next(&mut self, at_most: Duration) -> Report {
-        if let Ok(Some(item)) = tokio::time::timeout(at_most, self.tail.next()).await {
-            self.item(item);
-        }
+        let _ = tokio::time::timeout(at_most, self.heard.next()).await;
         self.look().await;
         self.report()
     }
 
-    fn item(&mut self, item: Item) {
-        match item {
-            Item::Message(m) => {
-                let gone = m.headers.as_ref().is_some_and(kv::is_deletion);
-                let Some(lease) =
-                    Some(m).filter(|_| !gone).and_then(|m| Some((serde_json::from_slice::<Lease>(&m.payload).ok()?, m.stored_at)))
-                else {
-                    return;
-                };
-                let (lease, stored_at) = lease;
-                let id = (lease.worker_id.clone(), lease.instance.clone());
-                if lease.goodbye {
-                    self.lives.remove(&id);
-                    self.present.remove(&lease.worker_id);
-                } else {
-                    // It writes under two keys, which may come in any order.
-                    match self.lives.get_mut(&id) {
-                        Some(known) if known.lease.n > lease.n => known.lease = known.lease.clone().with(lease),
-                        known => {
-                            let lease = known.map_or(lease.clone(), |known| lease.with(known.lease.clone()));
-                            self.lives.insert(id, Life { lease, stored_at, heard: clock::boot(), asked: None });
-                        }
-                    }
-                }
-            }
-            Item::CaughtUp { .. } => self.read = true,
-            Item::Lost { .. } | Item::Reset { .. } => {}
-        }
-    }
-
     /// From when on nobody that is silent holds a lease.
     fn lease_end(&self) -> Duration {
-        let longest = self.lives.values().map(|l| Duration::from_millis(l.lease.lease_ms)).max().unwrap_or(LEASE).max(LEASE);
+        let longest = self.heard.lives.values().map(|l| Duration::from_millis(l.lease.lease_ms)).max().unwrap_or(LEASE).max(LEASE);
         self.answered + longest + longest / 10 + MARGIN
     }
 
     /// Takes in what has come, who is present, and what the log says of what is open.
     async fn look(&mut self) {
-        while let Some(Some(item)) = self.tail.next().now_or_never() {
-            self.item(item);
-        }
+        self.heard.all_there_is();
         let now = clock::boot();
-        if self.looked.is_some_and(|l| now.saturating_sub(l) < LOOK) {
+        if self.heard.looked.is_some_and(|l| now.saturating_sub(l) < LOOK) {
             return;
         }
-        match presence(&self.link).await {
-            Ok(present) => {
-                self.present = present.into_iter().map(|p| (p.worker_id.clone(), p)).collect();
-                self.looked = Some(now);
-            }
-            Err(e) => tracing::debug!(error = %e, "cannot ask who is present"),
-        }
-        if !self.read {
+        self.heard.look(now).await;
+        if !self.heard.has_read(self.revision) {
             return;
         }
         let over = now >= self.lease_end();
         let mut ask = Vec::new();
-        for (id, life) in &self.lives {
+        for (id, life) in &self.heard.lives {
             let confirmed = life.lease.seen >= self.revision;
             let listed = life.lease.more > 0 || life.lease.open.iter().any(|o| o.is_covered(&self.scope, self.level));
             let waited = now.saturating_sub(life.heard) >= ASK_LOG_AFTER;
@@ -249,18 +166,28 @@ impl Confirming {
                 ask.push(id.clone());
             }
         }
+        let mut asking = Vec::new();
         for id in ask {
-            let Some(life) = self.lives.get(&id) else { continue };
-            let confirmed = life.lease.seen >= self.revision;
+            let Some(life) = self.heard.lives.get(&id) else { continue };
             let was = life.asked.as_ref().and_then(|(_, found)| found.as_ref().ok()).cloned();
-            let found = match was {
+            if was.as_ref().is_some_and(Vec::is_empty) {
                 // No more than what was found before: nothing can have begun since.
-                Some(open) if open.is_empty() => continue,
-                Some(open) => open::still(&self.link, open).await,
-                None => open::of(&self.link, &life.lease, life.stored_at, !confirmed || life.lease.more > 0).await,
-            };
-            if let Some(life) = self.lives.get_mut(&id) {
-                life.asked = Some((life.lease.n, found.map_err(|e| e.message)));
+                continue;
+            }
+            let later = life.lease.seen < self.revision || life.lease.more > 0;
+            let (link, lease, stored_at) = (self.heard.link.clone(), life.lease.clone(), life.stored_at);
+            asking.push(async move {
+                let found = match was {
+                    Some(open) => open::still(&link, open).await,
+                    None => open::of(&link, &lease, stored_at, later).await,
+                };
+                (id, (lease.n, found.map_err(|e| e.message)))
+            });
+        }
+        let asked: Vec<_> = stream::iter(asking).buffer_unordered(ASK_AT_ONCE).collect().await;
+        for (id, asked) in asked {
+            if let Some(life) = self.heard.lives.get_mut(&id) {
+                life.asked = Some(asked);
             }
         }
     }
@@ -270,7 +197,7 @@ impl Confirming {
         let now = clock::boot();
         let over = now >= self.lease_end();
         let mut each: Vec<WorkerReport> = Vec::new();
-        for ((worker_id, instance), life) in &self.lives {
+        for ((worker_id, instance), life) in &self.heard.lives {
             let standing = match life.lease.seen >= self.revision {
                 true => Standing::Confirmed,
                 false if over => Standing::LeaseOver,
@@ -285,7 +212,7 @@ impl Confirming {
                 (None, _) => (listed(), None),
             };
             let open: Vec<_> = open.into_iter().filter(|o| o.is_covered(&self.scope, self.level)).collect();
-            let present = self.present.get(worker_id).is_some_and(|p| p.is_of(instance));
+            let present = self.heard.present.get(worker_id).is_some_and(|p| p.is_of(instance));
             // It left without a goodbye, and what it had begun is settled.
             if !present && standing == Standing::LeaseOver && open.is_empty() && unknown.is_none() {
                 continue;
@@ -300,8 +227,8 @@ impl Confirming {
                 unknown,
             });
         }
-        let living: HashSet<&str> = self.lives.keys().map(|(id, _)| id.as_str()).collect();
-        for worker_id in self.present.keys().filter(|w| !living.contains(w.as_str())) {
+        let living: HashSet<&str> = self.heard.lives.keys().map(|(id, _)| id.as_str()).collect();
+        for worker_id in self.heard.present.keys().filter(|w| !living.contains(w.as_str())) {
             // It never held a lease: what it takes one for comes behind the flag.
             let standing = if over { Standing::LeaseOver } else { Standing::Silent };
             each.push(WorkerReport {
@@ -314,7 +241,7 @@ impl Confirming {
                 unknown: None,
             });
         }
-        let known = self.read && self.looked.is_some();
+        let known = self.heard.has_read(self.revision) && self.heard.looked.is_some();
         Report {
             scope: self.scope.clone(),
             level: self.level,
@@ -326,35 +253,4 @@ impl Confirming {
             each,
         }
     }
-}
-
-/// Who shows signs of life.
-async fn presence(link: &Link) -> Result<Vec<Presence>, ApiError> {
-    let filter = Names::kv_subject(&link.names.workers_bucket(), ">");
-    let mut tail = Tail::start(
-        link,
-        tail::Options {
-            stream: Names::bucket_stream(&link.names.workers_bucket()),
-            filter,
-            start: Start::LastPerSubject,
-            heartbeat: Duration::from_secs(1),
-            buffer: 1024,
-            reader: "present".into(),
-            headers_only: false,
-        },
-    );
-    let mut present = Vec::new();
-    let reading = async {
-        while let Some(item) = tail.next().await {
-            match item {
-                Item::Message(m) if !m.headers.as_ref().is_some_and(kv::is_deletion) => present.extend(serde_json::from_slice(&m.payload)),
-                Item::Message(_) | Item::Reset { .. } => {}
-                Item::CaughtUp { .. } => return Ok(()),
-                Item::Lost { reason, .. } => return Err(kv::unavailable(reason)),
-            }
-        }
-        Ok(())
-    };
-    tokio::time::timeout(Duration::from_secs(2), reading).await.map_err(kv::unavailable)??;
-    Ok(present)
 }

@@ -1,6 +1,9 @@
 //! What a worker that cannot be asked had in flight: its last lease names some, the log the rest.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use haltline_types::{
@@ -79,7 +82,8 @@ fn is_open(events: &[Event], node_id: &str) -> bool {
     !open.is_empty()
 }
 
-/// Effects that a worker intended after a position of the log, and not after a time.
+/// Effects that a worker intended after a position of the log, and not after a time; without those that are seen to be
+/// settled on the way, which are most.
 async fn intended_after(link: &Link, worker_id: &str, log: u64, until: Timestamp) -> Result<Vec<OpenEffect>, ApiError> {
     let mut tail = Tail::start(
         link,
@@ -93,16 +97,24 @@ async fn intended_after(link: &Link, worker_id: &str, log: u64, until: Timestamp
             headers_only: false,
         },
     );
-    let mut found = Vec::new();
+    let mut found: HashMap<String, OpenEffect> = HashMap::new();
     let reading = async {
         while let Some(item) = tail.next().await {
             match item {
                 Item::Message(m) if m.stored_at > until => return Ok(()),
                 Item::Message(m) => {
-                    // Most of the log is other things.
-                    let events = json::lines(&m.payload).filter_map(|line| serde_json::from_slice::<Event>(line).ok());
-                    let intents = events.filter(|e| e.kind == EventType::EffectIntended && e.worker_id.as_deref() == Some(worker_id));
-                    found.extend(intents.map(of_intent));
+                    for e in json::lines(&m.payload)
+                        .filter(|line| is_of_effects(line))
+                        .filter_map(|line| serde_json::from_slice::<Event>(line).ok())
+                    {
+                        match e.kind {
+                            EventType::EffectIntended if e.worker_id.as_deref() == Some(worker_id) => {
+                                found.insert(e.id.clone(), of_intent(e));
+                            }
+                            EventType::EffectSettled => _ = e.intent.and_then(|intent| found.remove(&intent)),
+                            _ => {}
+                        }
+                    }
                 }
                 Item::CaughtUp { .. } => return Ok(()),
                 Item::Reset { .. } => return Err(kv::unavailable("the log was made again")),
@@ -112,7 +124,13 @@ async fn intended_after(link: &Link, worker_id: &str, log: u64, until: Timestamp
         Ok(())
     };
     tokio::time::timeout(READ_WITHIN, reading).await.map_err(|_| kv::unavailable("the log is long"))??;
-    Ok(found)
+    Ok(found.into_values().collect())
+}
+
+/// Whether a line of the log may be an intent or its outcome: most of the log is other things, and is not parsed.
+fn is_of_effects(line: &[u8]) -> bool {
+    const WORD: &[u8] = b"\"effect_";
+    line.windows(WORD.len()).any(|w| w == WORD)
 }
 
 /// What an intent in the log tells; of type and venue it says nothing.

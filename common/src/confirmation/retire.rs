@@ -5,14 +5,15 @@ use std::{collections::HashMap, time::Duration};
 use haltline_types::{Names, Timestamp, control::Lease, error::ApiError, worker::Presence};
 use serde_json::{Value, json};
 
-use super::{open, presence};
+use super::{listening::presence, open};
 use crate::{
     Link, clock, js, kv,
     tail::{self, Item, Start, Tail},
 };
 
-/// A life that has written nothing for so long, and shows no sign of life, is over: six times the longest lease.
-const SILENT_FOR: Duration = Duration::from_secs(60);
+/// A life that has written nothing for six of its leases, and at least for so long, and shows no sign of life, is over: intents of
+/// it may be stored for 10 s after its lease, and every halt looks at it until then.
+const SILENT_FOR: Duration = Duration::from_secs(20);
 /// How long reading all keys may take.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
@@ -67,7 +68,8 @@ pub async fn retire(link: &Link) -> Result<usize, ApiError> {
     drop(tail);
     let mut removed = 0;
     for Life { keys, stored_at, last } in lives.into_values() {
-        let Some(lease) = last.filter(|_| u128::from(now.millis_since(stored_at)) > SILENT_FOR.as_millis()) else { continue };
+        let silent = Duration::from_millis(now.millis_since(stored_at));
+        let Some(lease) = last.filter(|l| silent > SILENT_FOR.max(6 * Duration::from_millis(l.lease_ms))) else { continue };
         // One that is idle and alive has written nothing for long, either.
         let lives = present.get(&lease.worker_id).is_some_and(|p| p.is_of(&lease.instance));
         if !lease.goodbye && (lives || !open::of(link, &lease, stored_at, true).await?.is_empty()) {

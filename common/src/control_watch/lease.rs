@@ -31,9 +31,11 @@ const OPEN_MAX: usize = 64;
 /// [`AGAIN_MAX`]: a server that is slow must not get more to do for it.
 const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_millis(800);
-/// What a flag forbids is refused at once; that it was seen is written so much later: when a fleet's workers all hear of it
+/// What a flag forbids is refused at once; that it was seen is said so much later: when a fleet's workers all hear of it
 /// in the same instant, what stops effects comes before what tells so.
 const CONFIRM_AFTER: Duration = Duration::from_millis(5);
+/// What was said is stored by the next renewal; where none comes, so long after one would have.
+const STORE_AFTER: Duration = Duration::from_millis(100);
 /// How often the log's position is asked for while effects may start: intents after it are looked for
 /// if this worker falls silent.
 const LOOK_AT_LOG: Duration = Duration::from_secs(3);
@@ -53,6 +55,19 @@ impl Default for LeaseTimes {
     fn default() -> Self {
         Self { hold: Duration::from_secs(1), renew: Duration::from_millis(300) }
     }
+}
+
+/// What a worker says with its lease's content.
+#[derive(Clone, Copy, PartialEq)]
+enum What {
+    /// That it goes on.
+    Renewal,
+    /// What it has seen, stored.
+    Seen,
+    /// The same, not stored.
+    Said,
+    /// That it has left.
+    Goodbye,
 }
 
 /// A worker's side of its lease.
@@ -84,6 +99,8 @@ struct State {
     /// Effects intended and not settled; those whose outcome stays unknown only until their deadline.
     open: BTreeMap<u64, (OpenEffect, Option<Duration>)>,
     next_open: u64,
+    /// The highest revision that was said to be seen, and how often `open` had changed then.
+    said: (u64, u64),
     /// How often `open` has changed, and which of these changes came back.
     changes: u64,
     told: BTreeMap<u64, u64>,
@@ -220,7 +237,7 @@ impl Holder {
     pub(super) async fn keep(self: Arc<Self>, seen: watch::Receiver<Known>) {
         self.look_at_log().await;
         let (mut renewed, mut confirmed, mut looked) = (Duration::ZERO, Duration::ZERO, clock::boot());
-        let (mut told_at, mut gap) = (0, AGAIN);
+        let (mut gap, mut due_since) = (AGAIN, None);
         loop {
             let now = clock::boot();
             let (revision, global, stops) = {
@@ -228,17 +245,28 @@ impl Holder {
                 (known.revision, known.global, known.stops)
             };
             let wanted = self.wanted.load(Ordering::Acquire) > 0;
-            let (behind, changed) = {
+            let (unsaid, behind, changed) = {
                 let mut state = self.state();
                 let before = state.open.len();
                 state.open.retain(|_, (_, deadline)| deadline.is_none_or(|d| now < d));
                 state.changes += u64::from(state.open.len() != before);
-                // A flag that stops nothing is confirmed along with the next renewal, where there is one.
                 (
+                    stops && (revision, state.changes) != state.said,
+                    // A flag that stops nothing is confirmed along with the next renewal, where there is one.
                     revision > state.confirmed && (stops || !wanted),
                     stops && (state.changes > state.known || state.open.values().any(|(_, d)| d.is_some())),
                 )
             };
+            if unsaid {
+                tokio::time::sleep(CONFIRM_AFTER).await;
+                let revision = seen.borrow().revision;
+                self.say(revision).await;
+            }
+            if behind || changed {
+                due_since.get_or_insert(now);
+            } else {
+                due_since = None;
+            }
             metrics::LEASE_LEFT.set("", self.left().as_secs_f64());
             if wanted && now.saturating_sub(looked) > LOOK_AT_LOG {
                 looked = now;
@@ -246,16 +274,13 @@ impl Holder {
                 tokio::spawn(async move { holder.look_at_log().await });
             }
             let again = now.saturating_sub(renewed.max(confirmed)) >= gap;
+            let waited = due_since.is_some_and(|since| now.saturating_sub(since) >= self.times.renew + STORE_AFTER);
             if wanted && (now.saturating_sub(renewed) >= self.times.renew || (!self.is_held() && again)) {
                 renewed = now;
-                told_at = revision;
                 gap = self.next_gap(gap);
                 self.send(revision, Some(global)).await;
-            } else if (behind && (revision > told_at || again)) || (changed && again) {
-                tokio::time::sleep(CONFIRM_AFTER).await;
-                let revision = seen.borrow().revision;
-                confirmed = clock::boot();
-                told_at = revision;
+            } else if waited && again {
+                confirmed = now;
                 gap = self.next_gap(gap);
                 self.send(revision, None).await;
             }
@@ -276,13 +301,27 @@ impl Holder {
         if connected && !self.state().told.is_empty() { (gap * 2).min(AGAIN_MAX) } else { AGAIN }
     }
 
+    /// Says what was seen to who waits for it, at once and unstored: a hundred writes of a fleet that hears of a flag in one
+    /// instant take longer than anybody wants to wait for a halt.
+    async fn say(&self, seen: u64) {
+        if self.link.client.connection_state() != Connection::Connected {
+            return;
+        }
+        let lease = self.next(seen, What::Said);
+        if let Ok(body) = serde_json::to_vec(&lease)
+            && let Err(e) = self.link.client.publish(self.link.names.seen(&self.worker_id), body.into()).await
+        {
+            tracing::debug!(error = %e, "what was seen could not be said; it is stored");
+        }
+    }
+
     /// Writes its key: as a renewal where the revision of the flag of everything is given, else only to
     /// confirm.
     async fn send(self: &Arc<Self>, seen: u64, global: Option<u64>) {
         if self.link.client.connection_state() != Connection::Connected {
             return;
         }
-        let lease = self.next(seen, global.is_some(), false);
+        let lease = self.next(seen, if global.is_some() { What::Renewal } else { What::Seen });
         let mut headers = HeaderMap::new();
         if let Some(revision) = global {
             // The server itself refuses a renewal where the flag of everything is not the one this worker has
@@ -294,7 +333,8 @@ impl Holder {
         self.write(lease, headers).await;
     }
 
-    fn next(&self, seen: u64, renews: bool, goodbye: bool) -> Lease {
+    fn next(&self, seen: u64, what: What) -> Lease {
+        let (renews, goodbye) = (what == What::Renewal, what == What::Goodbye);
         let log = self.log.load(Ordering::Acquire);
         let mut state = self.state();
         state.n += 1;
@@ -307,9 +347,13 @@ impl Holder {
             state.pending.push_back((n, now));
         }
         let changes = state.changes;
-        state.told.insert(n, changes);
-        while state.told.len() > PENDING_MAX {
-            state.told.pop_first();
+        if what == What::Said {
+            state.said = (seen, changes);
+        } else {
+            state.told.insert(n, changes);
+            while state.told.len() > PENDING_MAX {
+                state.told.pop_first();
+            }
         }
         state.goodbye |= goodbye;
         Lease {
@@ -353,7 +397,7 @@ impl Holder {
     /// Says goodbye: nothing starts here any more. What is still open stays on record.
     pub async fn leave(self: &Arc<Self>, seen: u64) {
         self.until.store(0, Ordering::Release);
-        let lease = self.next(seen, false, true);
+        let lease = self.next(seen, What::Goodbye);
         if lease.n > 1 || !lease.open.is_empty() {
             self.write(lease, HeaderMap::new()).await;
         }

@@ -14,6 +14,7 @@
 //! | `<ns>.submit.<shard>`, `<ns>.cancel.<shard>`, `<ns>.resolve.<shard>` | requests to a coordinator (core NATS) |
 //! | `<ns>.coordinator` | asks coordinators who they are (core NATS) |
 //! | `<ns>.coordinators` | coordinators' signs of life, for each other (core NATS) |
+//! | `<ns>.seen.<worker>` | what a worker has seen of flags and has in flight, for who waits for a confirmation (core NATS) |
 //! | `<ns>.stop.<execution>` | hint to workers that an execution was cancelled (core NATS) |
 
 use crate::ids::{shard_of, token, untoken};
@@ -137,6 +138,14 @@ impl Names {
     /// Key under which the same life says what it has seen, where that renews nothing: its own watch does not carry it.
     pub fn seen_key(lease_key: &str) -> String {
         format!("{lease_key}.seen")
+    }
+    /// Where a worker says at once what it has seen; not stored.
+    pub fn seen(&self, worker_id: &str) -> String {
+        format!("{}.seen.{}", self.ns, token(worker_id))
+    }
+    /// Where all of them do.
+    pub fn seen_all(&self) -> String {
+        format!("{}.seen.*", self.ns)
     }
     /// All keys of leases.
     pub fn leases(&self) -> String {

@@ -25,7 +25,7 @@ use super::{chain::Chain, tell};
 /// What is to run at a halt is asked for again by the next keeper if the halt is not older than this, in milliseconds.
 const ON_HALT_WITHIN_MS: u64 = 60_000;
 /// How often leases of workers that are gone are looked for.
-const RETIRE_EVERY: Duration = Duration::from_secs(60);
+const RETIRE_EVERY: Duration = Duration::from_secs(10);
 /// How long a confirmation is waited for before it is begun anew, so that it is told how it goes.
 const CONFIRM_FOR: Duration = Duration::from_secs(10);
 

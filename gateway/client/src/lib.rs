@@ -32,7 +32,7 @@ use std::{sync::Arc, time::Duration};
 
 use haltline_common::{Link, config::NatsSettings, publisher::Publisher, types::Names};
 
-pub use haltline_common::confirmation::{Confirming, Report, Standing, WorkerReport};
+pub use haltline_common::confirmation::{Confirming, Listening, Report, Standing, WorkerReport};
 pub use haltline_common::types::{
     error::{ApiError, Code},
     event::{Resolution, UnknownNode},

@@ -127,6 +127,11 @@ impl Hub {
         health.and_then(|h| h.age()).map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
     }
 
+    /// Tells readers how far the ring reaches; all of them at the start, when it is `ready`.
+    fn tell(&self, head: Head, ready: bool) {
+        self.head.send_if_modified(|old| std::mem::replace(old, head) != head || ready);
+    }
+
     fn watch(&self, health: Arc<Health>) {
         *self.health.write().unwrap_or_else(PoisonError::into_inner) = Some(health);
     }

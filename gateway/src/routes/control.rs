@@ -4,7 +4,7 @@ use axum::{
     extract::{Path, State},
     http::{Method, StatusCode},
 };
-use haltline_client::{ApiError, Code, Confirming};
+use haltline_client::{ApiError, Code, Listening};
 use haltline_common::{
     control::Stored,
     types::{
@@ -266,7 +266,7 @@ async fn told(app: &App, stored: &Stored, wait: Option<Millis>) -> Reply<Shown> 
     let flag = stored.flag();
     tracing::warn!(scope = %flag.scope, state = flag.state.as_str(), revision = flag.revision, by = flag.by, reason = flag.reason, "control flag set through the gateway");
     let confirmation = match wait.filter(|_| !flag.state.runs()) {
-        Some(wait) => serde_json::to_value(Confirming::of(app.client.link(), stored).wait(wait.duration()).await).ok(),
+        Some(wait) => serde_json::to_value(Listening::start(app.client.link()).await.to(stored).wait(wait.duration()).await).ok(),
         None => None,
     };
     let noted = Noted { reason: flag.reason.clone(), before: Some(json!(stored.previous)), after: Some(json!(flag)) };

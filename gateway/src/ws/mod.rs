@@ -24,8 +24,8 @@ use haltline_common::types::feed::{FRAME_MAX, PROTOCOL};
 
 use crate::{app::App, guard::Entrance, problem::Problem};
 
-/// The library reserves this per connection for ever; its default is 32 times as much.
-const READ_BUFFER: usize = 4096;
+/// The library reserves this per connection for ever; its default is 128 times as much. Clients say little.
+const READ_BUFFER: usize = 1024;
 /// Bytes gathered before the socket is written to.
 const WRITE_BUFFER: usize = 16 * 1024;
 /// Never reached: one message (at most a megabyte) is buffered at a time besides the above.

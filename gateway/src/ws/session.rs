@@ -52,7 +52,8 @@ pub(super) async fn run(app: App, socket: WebSocket, entrance: Entrance, princip
     let heard = Heard::new();
     let reading = AbortOnDropHandle::new(tokio::spawn(reader::read(stream, heard.clone(), tx)));
     let mut out = Writer::new(sink, app.stop.clone());
-    let end = match greeted(&app, &mut asked, &mut out, &entrance, principal).await {
+    // What is rare is boxed: or each quiet connection would hold room for it for ever.
+    let end = match Box::pin(greeted(&app, &mut asked, &mut out, &entrance, principal)).await {
         Err(end) => end,
         Ok((hello, principal)) => {
             let now = Instant::now();
@@ -164,7 +165,7 @@ enum Never {}
 
 impl Session {
     async fn serve(&mut self, hello: &Hello) -> Result<Never, End> {
-        self.welcome(hello).await?;
+        Box::pin(self.welcome(hello)).await?;
         loop {
             self.control().await?;
             let more = self.data().await?;
@@ -228,7 +229,7 @@ impl Session {
         }
         loop {
             match self.asked.try_recv() {
-                Ok(asked) => self.answer(asked).await?,
+                Ok(asked) => Box::pin(self.answer(asked)).await?,
                 Err(mpsc::error::TryRecvError::Empty) => break,
                 Err(mpsc::error::TryRecvError::Disconnected) => return Err(End::Gone),
             }
@@ -368,7 +369,6 @@ impl Session {
         if let Some(until) = self.feed.principal().until {
             timer = timer.min(Instant::now() + Duration::from_millis(stamp(until).millis_since(clock::now()) + 1));
         }
-        let stop = self.app.stop.clone();
         tokio::select! {
             // While the log cannot be read there is nothing to be had from a change.
             () = self.feed.changed(), if self.again_at.is_none() => Ok(()),
@@ -382,11 +382,11 @@ impl Session {
                 changed.map_err(|_| End::Gone)
             }
             asked = self.asked.recv() => match asked {
-                Some(asked) => self.answer(asked).await,
+                Some(asked) => Box::pin(self.answer(asked)).await,
                 None => Err(End::Gone),
             },
             () = tokio::time::sleep_until(timer.into()) => Ok(()),
-            () = stop.cancelled() => Err(End::Stop),
+            () = self.app.stop.cancelled() => Err(End::Stop),
         }
     }
 }

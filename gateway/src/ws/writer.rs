@@ -1,6 +1,6 @@
 //! Writing frames: gathered, flushed together, and given up when the client takes nothing.
 
-use std::time::Duration;
+use std::{pin::pin, task::Poll, time::Duration};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures_util::{SinkExt, stream::SplitSink};
@@ -39,14 +39,12 @@ impl Writer {
 
     /// Puts a frame into the socket's buffer, which is written out when it is full.
     pub async fn feed(&mut self, frame: String) -> Result<(), End> {
-        let stop = self.stop.clone();
-        bounded(&stop, self.sink.feed(Message::Text(frame.into()))).await
+        bounded(&self.stop, self.sink.feed(Message::Text(frame.into()))).await
     }
 
     /// Writes the buffer out.
     pub async fn flush(&mut self) -> Result<(), End> {
-        let stop = self.stop.clone();
-        bounded(&stop, self.sink.flush()).await
+        bounded(&self.stop, self.sink.flush()).await
     }
 
     /// Says goodbye, as far as the client still listens.
@@ -70,6 +68,11 @@ impl Writer {
 }
 
 async fn bounded(stop: &CancellationToken, write: impl Future<Output = Result<(), axum::Error>>) -> Result<(), End> {
+    let mut write = pin!(write);
+    // Mostly there is room: then neither timer nor anything else is needed.
+    if let Poll::Ready(outcome) = futures_util::poll!(&mut write) {
+        return outcome.map_err(|_| End::Gone);
+    }
     tokio::select! {
         biased;
         outcome = tokio::time::timeout(STALLED_AFTER, write) => match outcome {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use haltline_client::{Confirming, Report, Standing, WorkerReport};
+use haltline_client::{Listening, Report, Standing, WorkerReport};
 use haltline_common::types::{
     Millis,
     control::{Level, OpenEffect, Scope},
@@ -59,8 +59,9 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     let client = context.client().await?;
     let (flag, mut confirming) = match &args.reason {
         Some(reason) => {
+            let listening = Listening::start(client.link()).await;
             let stored = client.raise(&args.scope, args.level, read::by(args.by), reason).await?;
-            (stored.flag(), Confirming::of(client.link(), &stored))
+            (stored.flag(), listening.to(&stored))
         }
         None => {
             let flag = client.flag_of(&args.scope).await?;

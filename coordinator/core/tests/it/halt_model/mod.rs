@@ -3,7 +3,7 @@
 //! A control bucket whose messages have one order; workers that renew a lease by writing their own key
 //! and seeing it come back in that order, and that hear of the flag in no other way; intents that are
 //! stored before an effect, with a guard before and after; a halting side that stores the flag and then waits for
-//! each worker's confirmation, or for lease and margin. Each takes one step at a time in any order, and time
+//! each worker's confirmation, or for lease and margin; it knows of a worker once it has heard of a lease of it. Each takes one step at a time in any order, and time
 //! passes between any two of them, so that whoever stalls, is partitioned, or is behind takes no step for a while.
 //! Clocks have different rates: of a slow one a lease lasts half as long again, and the margin covers that.
 //!
@@ -53,6 +53,8 @@ pub enum Bug {
     IgnoresIntents,
     /// The halting side does not wait for silent workers.
     NoWait,
+    /// It tells before it has heard of every worker that wrote a lease before the flag.
+    NotReadUp,
     /// It waits for the lease by its own clock, without margin.
     NoMargin,
     /// The venue takes what is past its deadline.
@@ -128,6 +130,7 @@ fn planted_bugs_are_found() {
         (Bug::CounterReused, starts),
         (Bug::IgnoresIntents, arrives),
         (Bug::NoWait, starts),
+        (Bug::NotReadUp, starts),
         (Bug::NoMargin, starts),
         (Bug::NoDeadline, arrives),
         (Bug::UndoneEarly, arrives),

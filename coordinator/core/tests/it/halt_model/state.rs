@@ -68,6 +68,8 @@ pub struct Worker {
     pub deadline: u8,
     /// A request on its way to the venue, with what is left until its deadline.
     pub request: Option<u8>,
+    /// The halting side has heard of a lease of it.
+    pub known: bool,
     /// It told that it heard of the halt; whether an intent of it was open.
     pub confirmed: Option<bool>,
 }
@@ -111,6 +113,7 @@ impl State {
             intent: Intent::None,
             deadline: 0,
             request: None,
+            known: false,
             confirmed: None,
         };
         let workers = (0..bounds.workers).map(worker).collect();
@@ -146,11 +149,22 @@ impl State {
         matches!(self.halting, Halting::Waits(1..)) || self.workers.iter().any(runs)
     }
 
+    /// Whether there is a lease of a worker in the bucket.
+    pub fn has_lease(&self, n: usize) -> bool {
+        self.bucket.iter().any(|e| matches!(e, Entry::Lease { worker, .. } if usize::from(*worker) == n))
+    }
+
     /// Whether the halting side can tell that all is quiet.
     pub fn is_quiet(&self, bug: Bug) -> bool {
         let Halting::Waits(left) = self.halting else { return false };
         let over = left == 0 || bug == Bug::NoWait;
-        self.workers.iter().all(|w| {
+        // The flag has come to it as well: every lease before the flag has.
+        let before = self.bucket.split(|e| *e == Entry::Halt).next().unwrap_or_default();
+        let has_read = before.iter().all(|e| matches!(e, Entry::Lease { worker, .. } if self.workers[usize::from(*worker)].known));
+        if !has_read && bug != Bug::NotReadUp {
+            return false;
+        }
+        self.workers.iter().filter(|w| w.known).all(|w| {
             let open = w.intent == Intent::Open && bug != Bug::IgnoresIntents;
             match w.confirmed {
                 // What it told as open may have been settled since; nothing else can have been added.

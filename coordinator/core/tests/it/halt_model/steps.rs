@@ -110,6 +110,10 @@ fn worker(state: &State, n: usize, w: Worker, bug: Bug, take: &mut Take) {
 
 /// What goes on without the worker: messages on their way, the venue, whoever resolves what is in doubt.
 fn server(state: &State, n: usize, w: Worker, bug: Bug, take: &mut Take) {
+    // What it heard before it waits comes to the same.
+    if matches!(state.halting, Halting::Waits(_)) && !w.known && state.has_lease(n) {
+        take("halting side", n, "hears of the worker", &|s| s.workers[n].known = true);
+    }
     if let Some(renewal) = w.renewal {
         take("server", n, "stores the worker's renewal", &|s| {
             s.bucket.push(Entry::Lease { worker: n as u8, n: renewal });

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use async_nats::{Request, Subscriber, jetstream};
 use futures_util::StreamExt;
-use haltline_client::{Client, Confirming};
+use haltline_client::{Client, Listening};
 use haltline_common::types::{
     Names,
     control::{Level, Scope},
@@ -167,8 +167,9 @@ impl Fleet {
             }
             revision
         } else {
+            let listening = Listening::start(self.client.link()).await;
             let stored = self.client.raise(&Scope::Global, Level::Halt, BY, &reason).await?;
-            let report = Confirming::of(self.client.link(), &stored).wait(CONFIRMED_WITHIN).await;
+            let report = listening.to(&stored).wait(CONFIRMED_WITHIN).await;
             measured.halt_wait.push(millis(began.elapsed()));
             if !report.complete || report.confirmed != self.workers {
                 measured.error(format!("{} of {} workers confirmed {reason}", report.confirmed, report.workers));

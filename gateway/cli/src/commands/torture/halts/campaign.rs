@@ -3,14 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use haltline_client::{Client, Code, Confirming, Report};
+use haltline_client::{Client, Code, Confirming, Listening, Report};
 use haltline_common::{
-    clock,
+    Link, clock, js,
     types::{
+        Names,
         control::{Level, Scope},
         error::ApiError,
     },
 };
+use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +29,9 @@ const PURPOSE: u64 = 11;
 /// How long `haltline halt` waits by itself.
 const WAIT: Duration = Duration::from_secs(2);
 /// A worker's lease, as the fleet's settings have it.
-pub const LEASE: Duration = Duration::from_secs(1);
+const LEASE: Duration = Duration::from_secs(1);
+/// A halt must be confirmed so long after it was stored and the last fault around it was over: a lease and 2 s.
+pub const CONFIRMED_WITHIN: Duration = Duration::from_millis(LEASE.as_millis() as u64 + 2000);
 /// What is not confirmed so long after everything was healed never will be.
 const GIVE_UP: Duration = Duration::from_secs(15);
 /// How long a flag's change may take, with the server's failures.
@@ -36,6 +40,8 @@ const CHANGED_WITHIN: Duration = Duration::from_secs(60);
 const FAULT_MAX: Duration = Duration::from_millis(3500);
 /// How long a killed process may take to be started again.
 const STARTED_WITHIN: Duration = Duration::from_secs(60);
+/// A leader answers within this time.
+const LED_WITHIN: Duration = Duration::from_millis(500);
 const BY: &str = "torture";
 
 /// Levels that are set, halt most often.
@@ -96,12 +102,13 @@ impl Campaign {
         for fault in &faults {
             *self.counts.entry(fault.kind.as_str()).or_default() += 1;
         }
-        let injecting = tokio::spawn(inject_all(self.fleet.clone(), faults));
+        let injecting = tokio::spawn(inject_all(self.fleet.clone(), self.client.link().clone(), faults));
         tokio::time::sleep(self.rng.millis(0, 1500)).await;
 
+        let listening = Listening::start(self.client.link()).await;
         let stored = self.raise(&scope, level, &format!("halt {n} of the torture")).await?;
         let stored_ms = clock::now().0;
-        let mut confirming = Confirming::of(self.client.link(), &stored);
+        let mut confirming = listening.to(&stored);
         let mut report = confirming.wait(WAIT).await;
         // Read after it was known: what arrives in between is not held against it.
         let mut confirmed_ms = report.complete.then(|| clock::now().0);
@@ -113,11 +120,15 @@ impl Campaign {
             self.follow(&mut confirming, &mut report, &mut confirmed_ms).await;
         };
         let until = Instant::now() + GIVE_UP;
+        let mut due = Some(stored_ms.max(healed_ms) + CONFIRMED_WITHIN.as_millis() as i64);
         while confirmed_ms.is_none() && Instant::now() < until {
             self.follow(&mut confirming, &mut report, &mut confirmed_ms).await;
+            if confirmed_ms.is_none() && due.take_if(|due| clock::now().0 > *due).is_some() {
+                eprintln!("halt {n} of {scope}, {level}, is late: {}", waits_for(&report));
+            }
         }
         if confirmed_ms.is_none() {
-            eprintln!("halt {n} of {scope}, {level}, is not confirmed: {}", serde_json::to_string(&report).unwrap_or_default());
+            eprintln!("halt {n} of {scope}, {level}, is not confirmed: {}", waits_for(&report));
         }
         let declared = report.each.iter().flat_map(|w| &w.open).map(|o| o.key.clone()).collect();
         // What is attempted now is attempted in vain.
@@ -190,6 +201,12 @@ impl Campaign {
     }
 }
 
+/// What keeps a halt from being confirmed.
+fn waits_for(report: &Report) -> String {
+    let unclear: Vec<_> = report.each.iter().filter(|w| !w.is_clear()).collect();
+    serde_json::to_string(&unclear).unwrap_or_default()
+}
+
 /// Repeats what the server did not answer.
 async fn patiently<T>(mut change: impl AsyncFnMut() -> Result<T, ApiError>) -> anyhow::Result<T> {
     let until = Instant::now() + CHANGED_WITHIN;
@@ -205,8 +222,9 @@ async fn patiently<T>(mut change: impl AsyncFnMut() -> Result<T, ApiError>) -> a
     }
 }
 
-/// Injects them; when the last one was over, in milliseconds of the wall clock.
-async fn inject_all(fleet: Arc<Fleet>, faults: Vec<Fault>) -> i64 {
+/// Injects them; when the last one was over, in milliseconds of the wall clock. One of a server of a cluster is over when
+/// what it led has a leader again.
+async fn inject_all(fleet: Arc<Fleet>, link: Link, faults: Vec<Fault>) -> i64 {
     let began = Instant::now();
     let starts = |fault: &Fault| fleet.processes.get(&fault.target).map_or(0, |p| p.starts());
     let before: Vec<u64> = faults.iter().map(starts).collect();
@@ -217,5 +235,25 @@ async fn inject_all(fleet: Arc<Fleet>, faults: Vec<Fault>) -> i64 {
             process.started_after(before, STARTED_WITHIN).await;
         }
     }
+    if faults.iter().any(|f| f.target.starts_with("nats")) {
+        let until = Instant::now() + STARTED_WITHIN;
+        while Instant::now() < until && !is_led(&link).await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
     clock::now().0
+}
+
+/// Whether JetStream and the streams that a confirmation reads have leaders: nobody else answers.
+async fn is_led(link: &Link) -> bool {
+    let names = &link.names;
+    let streams = [Names::bucket_stream(&names.control_bucket()), Names::bucket_stream(&names.workers_bucket()), names.events_stream()];
+    let asked = async {
+        js::api::<Value>(link, "INFO", &Value::Null).await?;
+        for stream in &streams {
+            js::stream_info(link, stream).await?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(LED_WITHIN, asked).await.is_ok_and(|answer| answer.is_ok())
 }

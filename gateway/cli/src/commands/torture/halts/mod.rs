@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    campaign::{Campaign, LEASE},
+    campaign::{CONFIRMED_WITHIN, Campaign},
     check::Halt,
     load::Told,
     shapes::ORDERS,
@@ -29,8 +29,6 @@ use self::{
 use super::{Args, Context, check::Violation, fleet::Fleet};
 use crate::output;
 
-/// A halt must be confirmed so long after the last fault around it was over, besides a lease.
-const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
 /// Orders a second that are asked for. Halts refuse about half of the executions, and at least 50 a second are to reach
 /// the market.
 const RATE: f64 = 130.0;
@@ -91,7 +89,7 @@ pub async fn run(args: &Args, halts: u32, seed: u64, folder: &Path, context: Con
     let mut fleet = Arc::into_inner(fleet).context("a fault is still going on")?;
     fleet.end_services().await;
     let ledger = fleet.remains().await?.ledger;
-    let within = i64::try_from((LEASE + CONFIRMED_WITHIN).as_millis())?;
+    let within = i64::try_from(CONFIRMED_WITHIN.as_millis())?;
     let mut found = check::judge(&all, &shapes::orders(&workflows), &ledger, within);
     for line in fleet.panics() {
         found.add("panic", "", line);

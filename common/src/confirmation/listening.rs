@@ -1,0 +1,220 @@
+//! What is heard of workers' leases: what is stored, in its order, and what workers say at once.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::Subscriber;
+use futures_util::{FutureExt, StreamExt};
+use haltline_types::{
+    Names, Timestamp,
+    control::{Lease, OpenEffect},
+    error::ApiError,
+    worker::Presence,
+};
+
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    Link, clock, kv,
+    tail::{self, Item, Start, Tail},
+};
+
+/// One life of a worker.
+pub(super) struct Life {
+    pub lease: Lease,
+    /// When the server stored it.
+    pub stored_at: Timestamp,
+    /// When it was heard here, by [`clock::boot`].
+    pub heard: Duration,
+    /// What the log says is open, once it was asked, of which version of the lease.
+    pub asked: Option<(u64, Result<Vec<OpenEffect>, String>)>,
+}
+
+/// Hears what workers say about flags. One that was begun before a flag is stored misses nothing that is said of it
+/// at once; any other one hears what was missed with the next lease that is stored.
+pub struct Listening {
+    pub(super) link: Link,
+    tail: Tail,
+    said: Option<Subscriber>,
+    leases: String,
+    /// All that was stored at the start has been read.
+    read: bool,
+    /// Up to which revision of the bucket.
+    at: u64,
+    /// By worker and life.
+    pub(super) lives: BTreeMap<(String, String), Life>,
+    /// Who shows signs of life.
+    pub(super) present: BTreeMap<String, Presence>,
+    /// When that was looked at, by [`clock::boot`].
+    pub(super) looked: Option<Duration>,
+    /// A look that was begun before the flag was stored: who comes later has to get a lease behind it.
+    looking: Option<AbortOnDropHandle<Result<Vec<Presence>, ApiError>>>,
+}
+
+impl Listening {
+    /// Listens from now on.
+    pub async fn start(link: &Link) -> Self {
+        let mut listening = Self::new(link);
+        listening.listen().await;
+        let link = link.clone();
+        listening.looking = Some(AbortOnDropHandle::new(tokio::spawn(async move { presence(&link).await })));
+        listening
+    }
+
+    /// Listens from the first look on.
+    pub(super) fn new(link: &Link) -> Self {
+        let options = tail::Options {
+            stream: Names::bucket_stream(&link.names.control_bucket()),
+            // Flags as well: that a flag came says that every lease before it came.
+            filter: [link.names.leases(), link.names.flags()].join(" "),
+            start: Start::LastPerSubject,
+            heartbeat: Duration::from_millis(500),
+            buffer: 1024,
+            reader: "confirming".into(),
+            headers_only: false,
+        };
+        Self {
+            link: link.clone(),
+            tail: Tail::start(link, options),
+            said: None,
+            leases: Names::kv_subject(&link.names.control_bucket(), "lease."),
+            read: false,
+            at: 0,
+            lives: BTreeMap::new(),
+            present: BTreeMap::new(),
+            looked: None,
+            looking: None,
+        }
+    }
+
+    async fn listen(&mut self) {
+        if self.said.is_none() {
+            self.said = self.link.client.subscribe(self.link.names.seen_all()).await.ok();
+        }
+    }
+
+    /// Whether every lease that was stored before this revision has been heard.
+    pub(super) fn has_read(&self, revision: u64) -> bool {
+        self.read && self.at >= revision
+    }
+
+    /// Waits for the next thing that is heard and takes it in. Cancel safe.
+    pub(super) async fn next(&mut self) {
+        let said = async {
+            match &mut self.said {
+                Some(said) => said.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            item = self.tail.next() => match item {
+                Some(item) => self.item(item),
+                None => std::future::pending().await,
+            },
+            said = said => match said {
+                Some(m) => self.said(&m.payload),
+                None => self.said = None,
+            }
+        }
+    }
+
+    /// Takes in what is there, without waiting.
+    pub(super) fn all_there_is(&mut self) {
+        while self.next().now_or_never().is_some() {}
+    }
+
+    /// Looks who is present.
+    pub(super) async fn look(&mut self, now: Duration) {
+        self.listen().await;
+        let present = match self.looking.take() {
+            // It ends by its own time limit; one that was cut off is made again.
+            Some(looking) => looking.await.unwrap_or_else(|e| Err(kv::unavailable(e))),
+            None => presence(&self.link).await,
+        };
+        match present {
+            Ok(present) => {
+                self.present = present.into_iter().map(|p| (p.worker_id.clone(), p)).collect();
+                self.looked = Some(now);
+            }
+            Err(e) => tracing::debug!(error = %e, "cannot ask who is present"),
+        }
+    }
+
+    fn item(&mut self, item: Item) {
+        match item {
+            Item::Message(m) => {
+                self.at = self.at.max(m.seq);
+                let gone = m.headers.as_ref().is_some_and(kv::is_deletion);
+                if m.subject.starts_with(&self.leases)
+                    && !gone
+                    && let Ok(lease) = serde_json::from_slice(&m.payload)
+                {
+                    self.lease(lease, Some(m.stored_at));
+                }
+            }
+            Item::CaughtUp { last_seq } => {
+                self.read = true;
+                self.at = self.at.max(last_seq);
+            }
+            Item::Lost { .. } | Item::Reset { .. } => {}
+        }
+    }
+
+    /// What a worker says without storing it. It means the same as if it were stored.
+    fn said(&mut self, payload: &[u8]) {
+        if let Ok(lease) = serde_json::from_slice(payload) {
+            self.lease(lease, None);
+        }
+    }
+
+    fn lease(&mut self, lease: Lease, stored_at: Option<Timestamp>) {
+        let id = (lease.worker_id.clone(), lease.instance.clone());
+        if lease.goodbye {
+            self.lives.remove(&id);
+            self.present.remove(&lease.worker_id);
+            return;
+        }
+        // What a life writes and says may come in any order.
+        match self.lives.get_mut(&id) {
+            Some(known) if known.lease.n > lease.n => {
+                known.lease = known.lease.clone().with(lease);
+                known.stored_at = stored_at.map_or(known.stored_at, |at| at.max(known.stored_at));
+            }
+            known => {
+                let stored_at = stored_at.or(known.as_ref().map(|known| known.stored_at)).unwrap_or_else(clock::now);
+                let lease = known.map_or(lease.clone(), |known| lease.with(known.lease.clone()));
+                self.lives.insert(id, Life { lease, stored_at, heard: clock::boot(), asked: None });
+            }
+        }
+    }
+}
+
+/// Who shows signs of life.
+pub(super) async fn presence(link: &Link) -> Result<Vec<Presence>, ApiError> {
+    let filter = Names::kv_subject(&link.names.workers_bucket(), ">");
+    let mut tail = Tail::start(
+        link,
+        tail::Options {
+            stream: Names::bucket_stream(&link.names.workers_bucket()),
+            filter,
+            start: Start::LastPerSubject,
+            heartbeat: Duration::from_secs(1),
+            buffer: 1024,
+            reader: "present".into(),
+            headers_only: false,
+        },
+    );
+    let mut present = Vec::new();
+    let reading = async {
+        while let Some(item) = tail.next().await {
+            match item {
+                Item::Message(m) if !m.headers.as_ref().is_some_and(kv::is_deletion) => present.extend(serde_json::from_slice(&m.payload)),
+                Item::Message(_) | Item::Reset { .. } => {}
+                Item::CaughtUp { .. } => return Ok(()),
+                Item::Lost { reason, .. } => return Err(kv::unavailable(reason)),
+            }
+        }
+        Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(2), reading).await.map_err(kv::unavailable)??;
+    Ok(present)
+}
