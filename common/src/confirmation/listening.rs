@@ -18,6 +18,10 @@ use crate::{
     tail::{self, Item, Start, Tail},
 };
 
+/// Leases are read within this time, or it is begun anew; then twice as long is waited, up to the latter.
+const READ_WITHIN: Duration = Duration::from_secs(1);
+const READ_WITHIN_MAX: Duration = Duration::from_secs(8);
+
 /// One life of a worker.
 pub(super) struct Life {
     pub lease: Lease,
@@ -34,8 +38,12 @@ pub(super) struct Life {
 pub struct Listening {
     pub(super) link: Link,
     tail: Tail,
+    /// When it was begun, by [`clock::boot`], and how long it may take to get to a flag.
+    pub(super) began: Duration,
+    patience: Duration,
     said: Option<Subscriber>,
-    leases: String,
+    /// What subjects of leases begin with.
+    prefix: String,
     /// All that was stored at the start has been read.
     read: bool,
     /// Up to which revision of the bucket.
@@ -62,6 +70,24 @@ impl Listening {
 
     /// Listens from the first look on.
     pub(super) fn new(link: &Link) -> Self {
+        Self {
+            link: link.clone(),
+            tail: Self::leases(link),
+            began: clock::boot(),
+            patience: READ_WITHIN,
+            said: None,
+            prefix: Names::kv_subject(&link.names.control_bucket(), "lease."),
+            read: false,
+            at: 0,
+            lives: BTreeMap::new(),
+            present: BTreeMap::new(),
+            looked: None,
+            looking: None,
+        }
+    }
+
+    /// What is stored of leases and flags.
+    fn leases(link: &Link) -> Tail {
         let options = tail::Options {
             stream: Names::bucket_stream(&link.names.control_bucket()),
             // Flags as well: that a flag came says that every lease before it came.
@@ -72,17 +98,16 @@ impl Listening {
             reader: "confirming".into(),
             headers_only: false,
         };
-        Self {
-            link: link.clone(),
-            tail: Tail::start(link, options),
-            said: None,
-            leases: Names::kv_subject(&link.names.control_bucket(), "lease."),
-            read: false,
-            at: 0,
-            lives: BTreeMap::new(),
-            present: BTreeMap::new(),
-            looked: None,
-            looking: None,
+        Tail::start(link, options)
+    }
+
+    /// Begins to read anew where it takes too long: a consumer may be on a server of a cluster that was cut off and lags, and
+    /// the next one may not be.
+    pub(super) fn hurry(&mut self, now: Duration) {
+        if now.saturating_sub(self.began) >= self.patience {
+            self.patience = (self.patience * 2).min(READ_WITHIN_MAX);
+            (self.began, self.read, self.at) = (now, false, 0);
+            self.tail = Self::leases(&self.link);
         }
     }
 
@@ -144,7 +169,7 @@ impl Listening {
             Item::Message(m) => {
                 self.at = self.at.max(m.seq);
                 let gone = m.headers.as_ref().is_some_and(kv::is_deletion);
-                if m.subject.starts_with(&self.leases)
+                if m.subject.starts_with(&self.prefix)
                     && !gone
                     && let Ok(lease) = serde_json::from_slice(&m.payload)
                 {

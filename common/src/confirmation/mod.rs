@@ -105,7 +105,8 @@ pub struct Confirming {
 
 impl Listening {
     /// Follows who confirms a flag that was stored since.
-    pub fn to(self, stored: &Stored) -> Confirming {
+    pub fn to(mut self, stored: &Stored) -> Confirming {
+        self.began = clock::boot();
         let (scope, level) = (stored.scope.clone(), stored.value.state);
         Confirming { heard: self, scope, level, revision: stored.revision, answered: stored.answered }
     }
@@ -149,6 +150,9 @@ impl Confirming {
     async fn look(&mut self) {
         self.heard.all_there_is();
         let now = clock::boot();
+        if !self.heard.has_read(self.revision) {
+            self.heard.hurry(now);
+        }
         if self.heard.looked.is_some_and(|l| now.saturating_sub(l) < LOOK) {
             return;
         }
