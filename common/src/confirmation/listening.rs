@@ -18,6 +18,8 @@ use crate::{
     tail::{self, Item, Start, Tail},
 };
 
+/// How often it is looked who is present.
+const LOOK: Duration = Duration::from_millis(250);
 /// Leases are read within this time, or it is begun anew; then twice as long is waited, up to the latter.
 const READ_WITHIN: Duration = Duration::from_secs(1);
 const READ_WITHIN_MAX: Duration = Duration::from_secs(8);
@@ -52,9 +54,10 @@ pub struct Listening {
     pub(super) lives: BTreeMap<(String, String), Life>,
     /// Who shows signs of life.
     pub(super) present: BTreeMap<String, Presence>,
-    /// When that was looked at, by [`clock::boot`].
-    pub(super) looked: Option<Duration>,
-    /// A look that was begun before the flag was stored: who comes later has to get a lease behind it.
+    /// Whether that is known. A look that was begun before the flag was stored will do: who comes later has to get a lease behind it.
+    pub(super) looked: bool,
+    /// When it was looked last, by [`clock::boot`].
+    looked_at: Option<Duration>,
     looking: Option<AbortOnDropHandle<Result<Vec<Presence>, ApiError>>>,
 }
 
@@ -62,9 +65,7 @@ impl Listening {
     /// Listens from now on.
     pub async fn start(link: &Link) -> Self {
         let mut listening = Self::new(link);
-        listening.listen().await;
-        let link = link.clone();
-        listening.looking = Some(AbortOnDropHandle::new(tokio::spawn(async move { presence(&link).await })));
+        listening.look(clock::boot()).await;
         listening
     }
 
@@ -81,7 +82,8 @@ impl Listening {
             at: 0,
             lives: BTreeMap::new(),
             present: BTreeMap::new(),
-            looked: None,
+            looked: false,
+            looked_at: None,
             looking: None,
         }
     }
@@ -130,7 +132,14 @@ impl Listening {
                 None => std::future::pending().await,
             }
         };
+        let looking = async {
+            match &mut self.looking {
+                Some(looking) => looking.await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            present = looking => self.present(present.unwrap_or_else(|e| Err(kv::unavailable(e)))),
             item = self.tail.next() => match item {
                 Some(item) => self.item(item),
                 None => std::future::pending().await,
@@ -147,18 +156,22 @@ impl Listening {
         while self.next().now_or_never().is_some() {}
     }
 
-    /// Looks who is present.
+    /// Has it looked who is present, and does not wait for that: a server that answers late must not hold up the rest.
     pub(super) async fn look(&mut self, now: Duration) {
         self.listen().await;
-        let present = match self.looking.take() {
-            // It ends by its own time limit; one that was cut off is made again.
-            Some(looking) => looking.await.unwrap_or_else(|e| Err(kv::unavailable(e))),
-            None => presence(&self.link).await,
-        };
+        if self.looking.is_none() && self.looked_at.is_none_or(|at| now.saturating_sub(at) >= LOOK) {
+            self.looked_at = Some(now);
+            let link = self.link.clone();
+            self.looking = Some(AbortOnDropHandle::new(tokio::spawn(async move { presence(&link).await })));
+        }
+    }
+
+    fn present(&mut self, present: Result<Vec<Presence>, ApiError>) {
+        self.looking = None;
         match present {
             Ok(present) => {
                 self.present = present.into_iter().map(|p| (p.worker_id.clone(), p)).collect();
-                self.looked = Some(now);
+                self.looked = true;
             }
             Err(e) => tracing::debug!(error = %e, "cannot ask who is present"),
         }

@@ -24,7 +24,7 @@ pub use retire::retire;
 const LEASE: Duration = Duration::from_secs(1);
 /// What clocks of different rates and late timers can make of a lease.
 const MARGIN: Duration = Duration::from_millis(100);
-/// How often it is looked who is present, and what became of open effects.
+/// How often it is looked what became of open effects.
 const LOOK: Duration = Duration::from_millis(250);
 /// Silent or not, what a worker named as open is looked for in the log after this.
 const ASK_LOG_AFTER: Duration = Duration::from_millis(500);
@@ -101,6 +101,8 @@ pub struct Confirming {
     level: Level,
     revision: u64,
     answered: Duration,
+    /// When the log was asked last, by [`clock::boot`].
+    asked: Option<Duration>,
 }
 
 impl Listening {
@@ -108,14 +110,14 @@ impl Listening {
     pub fn to(mut self, stored: &Stored) -> Confirming {
         self.began = clock::boot();
         let (scope, level) = (stored.scope.clone(), stored.value.state);
-        Confirming { heard: self, scope, level, revision: stored.revision, answered: stored.answered }
+        Confirming { heard: self, scope, level, revision: stored.revision, answered: stored.answered, asked: None }
     }
 }
 
 impl Confirming {
     /// Of a flag that has been stored at `revision` by `answered` at the latest, by [`clock::boot`].
     pub fn start(link: &Link, scope: Scope, level: Level, revision: u64, answered: Duration) -> Self {
-        Self { heard: Listening::new(link), scope, level, revision, answered }
+        Self { heard: Listening::new(link), scope, level, revision, answered, asked: None }
     }
 
     /// Waits until it is complete, up to `limit`; what is known then.
@@ -153,14 +155,15 @@ impl Confirming {
         if !self.heard.has_read(self.revision) {
             self.heard.hurry(now);
         }
-        if self.heard.looked.is_some_and(|l| now.saturating_sub(l) < LOOK) {
-            return;
-        }
         self.heard.look(now).await;
-        if !self.heard.has_read(self.revision) {
+        let end = self.lease_end();
+        let over = now >= end;
+        // Again after a while, and as soon as nobody who is silent holds a lease.
+        let asked = self.asked.is_some_and(|at| now.saturating_sub(at) < LOOK && (at >= end || !over));
+        if asked || !self.heard.has_read(self.revision) {
             return;
         }
-        let over = now >= self.lease_end();
+        self.asked = Some(now);
         let mut ask = Vec::new();
         for (id, life) in &self.heard.lives {
             let confirmed = life.lease.seen >= self.revision;
@@ -245,7 +248,7 @@ impl Confirming {
                 unknown: None,
             });
         }
-        let known = self.heard.has_read(self.revision) && self.heard.looked.is_some();
+        let known = self.heard.has_read(self.revision) && self.heard.looked;
         Report {
             scope: self.scope.clone(),
             level: self.level,

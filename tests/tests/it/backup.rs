@@ -221,7 +221,7 @@ async fn resume(site: &mut Site, done: &Acknowledged, before: usize) -> anyhow::
 async fn a_hold_waits_and_loses_nothing() -> anyhow::Result<()> {
     let mut site = Site::start(COMMAND).await?;
     site.spawn_market().await?;
-    let waits = shapes::waiting("waits", "500ms", "300ms")?;
+    let waits = shapes::waiting("waits", "2s", "300ms")?;
     let id = site.submit(&waits, "key", site.trading()).await?;
     soon("it runs", async || Ok(checks::seen(&site.client, &id, "node_started", "one").await?.is_some())).await?;
     let told = site.caller().call(&["halt", "--level", "hold", "--reason", "look", "--by", "test"]).await?;
