@@ -25,6 +25,7 @@ export function executions({ box, query, listen, until }) {
     if (closed) return;
     error = answer.ok ? "" : `The list could not be read: ${answer.error}`;
     if (answer.ok) page = answer.body;
+    else soon(); // nothing else may come that makes it read again
     draw();
   }
 

@@ -13,7 +13,7 @@ let silent = null;
 
 const nap = (id, duration, depends_on) => ({ id, type: "sleep", params: { duration }, depends_on });
 const give = (id, depends_on, outputs = { x: "1" }) => ({ id, type: "static", params: { outputs }, depends_on });
-const DIAMOND = { id: "page-diamond", version: "1", name: "A diamond", bot_id: "bot-page", nodes: [nap("top", "300ms", []), nap("left", "400ms", ["top"]), nap("right", "900ms", ["top"]), give("bottom", ["left", "right"], { price: "64250.10", large: "z".repeat(70_000) })] };
+const DIAMOND = { id: "page-diamond", version: "1", name: "A diamond", bot_id: "bot-page", nodes: [nap("top", "1s", []), nap("left", "500ms", ["top"]), nap("right", "2s", ["top"]), give("bottom", ["left", "right"], { price: "64250.10", large: "z".repeat(70_000) })] };
 const ACTS = { id: "page-acts", version: "1", nodes: [{ id: "post", type: "http", params: { method: "POST" }, inputs: { url: { value: "http://127.0.0.1:1/" } } }] };
 const SLOW = { id: "page-slow", version: "1", nodes: [nap("wait", "60s", []), give("after", ["wait"])] };
 

@@ -1,6 +1,6 @@
 //! Lists and counts, from the index.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::extract::State;
 use haltline_client::{ApiError, Code, Status};
@@ -19,6 +19,8 @@ use crate::{
 /// Executions in one page.
 const LIST_MAX: usize = 500;
 const LIST_DEFAULT: usize = 100;
+/// How long a list waits for what was stored before it was asked for: the index is milliseconds behind.
+const FRESH_WITHIN: Duration = Duration::from_secs(2);
 /// Values of one filter: each is a list to merge.
 const VALUES_MAX: usize = 64;
 
@@ -118,6 +120,7 @@ pub(super) async fn list(State(app): State<App>, who: Who, Asked(f): Asked<Filte
     if !who.narrow(&mut wanted) {
         return Ok(Reply::ok(Listed { executions: Vec::new(), next: None }));
     }
+    fresh(&app).await;
     let found = app.index.list(wanted, Page { limit, order, after }).await?;
     Ok(Reply::ok(Listed { executions: found.rows, next: found.next.map(|p| p.to_string()) }))
 }
@@ -130,6 +133,16 @@ pub(super) async fn counts(State(app): State<App>, who: Who) -> Result<Reply<Cou
     let statuses: BTreeMap<String, u64> = counts.into_iter().map(|(status, n)| (status.to_owned(), n)).collect();
     let total = statuses.values().sum();
     Ok(Reply::ok(Counts { statuses, total }))
+}
+
+/// Waits for what was stored before it was asked for: who submitted, or heard of an execution, finds it in the list. Without
+/// nats-server, or where the list is further behind, it shows what it has.
+async fn fresh(app: &App) {
+    match tokio::time::timeout(FRESH_WITHIN, app.index.caught_up(&app.link)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(error, "a list may be behind"),
+        Err(_) => tracing::debug!("a list may be behind: nats-server did not answer in time"),
+    }
 }
 
 /// A list of half of what there is would look like all of it.
