@@ -34,6 +34,8 @@ const AGAIN_MAX: Duration = Duration::from_millis(800);
 /// What a flag forbids is refused at once; that it was seen is said so much later: when a fleet's workers all hear of it
 /// in the same instant, what stops effects comes before what tells so.
 const CONFIRM_AFTER: Duration = Duration::from_millis(5);
+/// What has become of open effects is said this often at most, for as long as a flag stands.
+const SAY_AGAIN: Duration = Duration::from_millis(20);
 /// What was said is stored by the next renewal; where none comes, so long after one would have.
 const STORE_AFTER: Duration = Duration::from_millis(100);
 /// How often the log's position is asked for while effects may start: intents after it are looked for
@@ -237,7 +239,7 @@ impl Holder {
     pub(super) async fn keep(self: Arc<Self>, seen: watch::Receiver<Known>) {
         self.look_at_log().await;
         let (mut renewed, mut confirmed, mut looked) = (Duration::ZERO, Duration::ZERO, clock::boot());
-        let (mut gap, mut due_since) = (AGAIN, None);
+        let (mut gap, mut due_since, mut said_at) = (AGAIN, None, Duration::ZERO);
         loop {
             let now = clock::boot();
             let (revision, global, stops) = {
@@ -245,20 +247,23 @@ impl Holder {
                 (known.revision, known.global, known.stops)
             };
             let wanted = self.wanted.load(Ordering::Acquire) > 0;
-            let (unsaid, behind, changed) = {
+            let (news, unsaid, behind, changed) = {
                 let mut state = self.state();
                 let before = state.open.len();
                 state.open.retain(|_, (_, deadline)| deadline.is_none_or(|d| now < d));
                 state.changes += u64::from(state.open.len() != before);
                 (
-                    stops && (revision, state.changes) != state.said,
+                    stops && revision != state.said.0,
+                    stops && state.changes != state.said.1,
                     // A flag that stops nothing is confirmed along with the next renewal, where there is one.
                     revision > state.confirmed && (stops || !wanted),
                     stops && (state.changes > state.known || state.open.values().any(|(_, d)| d.is_some())),
                 )
             };
-            if unsaid {
+            let says = news || (unsaid && now.saturating_sub(said_at) >= SAY_AGAIN);
+            if says {
                 tokio::time::sleep(CONFIRM_AFTER).await;
+                said_at = clock::boot();
                 let revision = seen.borrow().revision;
                 self.say(revision).await;
             }
@@ -284,8 +289,14 @@ impl Holder {
                 gap = self.next_gap(gap);
                 self.send(revision, None).await;
             }
-            let next = if behind || changed || (wanted && !self.is_held()) { gap } else { self.times.renew };
-            let idle = !wanted && !behind && !changed;
+            let next = if unsaid && !says {
+                SAY_AGAIN
+            } else if behind || changed || (wanted && !self.is_held()) {
+                gap
+            } else {
+                self.times.renew
+            };
+            let idle = !wanted && !behind && !changed && !unsaid;
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(next.saturating_sub(clock::boot().saturating_sub(now))), if !idle => {}
