@@ -401,8 +401,10 @@ impl Walk {
         let can_run_next = next_kind.is_some_and(|k| self.flight.slots.contains_key(k));
         let gate = self.flight.control.gate_at(&self.run.place_after());
         // It cannot be repeated under the halt, and would end as unknown: who was sent to is asked first.
+        // By the flags on the node itself: one that may run goes on to its next attempt, whatever follows it may.
+        let kept_back = matches!(self.flight.control.gate_at(&self.run.place()), Gate::Halted(_));
         let unanswered = matches!(outcome, NodeOutcome::Failed { retryable: true, .. }) && self.run.doubtful().is_some();
-        if unanswered && matches!(gate, Gate::Halted(_)) && self.asked < ASKED_MAX && self.run.has_attempts_left() {
+        if unanswered && kept_back && self.asked < ASKED_MAX && self.run.has_attempts_left() {
             return Ok(Step::Again);
         }
         let delay = |policy: &RetryPolicy, attempt| retry::delay_after(policy, attempt).as_millis() as u64;
