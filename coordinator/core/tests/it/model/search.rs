@@ -27,7 +27,7 @@ pub trait Model {
 }
 
 /// What a test run has time for; more is an error, not a proof cut short.
-const STATES_MAX: usize = 3_000_000;
+const STATES_MAX: usize = 12_000_000;
 
 /// What was found.
 pub struct Found {
