@@ -74,7 +74,7 @@ pub(crate) struct Feed {
 impl Feed {
     /// For `principal`, at the end of the log.
     pub fn new(hub: Arc<Hub>, principal: Arc<Principal>) -> Self {
-        let mut head = hub.head();
+        let mut head = hub.in_turn();
         let at = *head.borrow_and_update();
         let subs = Subs::new(principal.clone(), at.generation, at.epoch, at.seq);
         Self { hub, head, subs, principal, told: at.seq, mark_at: Instant::now() + MARK_EVERY }

@@ -9,6 +9,7 @@ mod place;
 mod ring;
 mod stored;
 mod tail;
+mod turns;
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -89,6 +90,7 @@ pub(crate) struct Hub {
     link: Link,
     ring: RwLock<ring::Ring>,
     head: watch::Sender<Head>,
+    groups: turns::Groups,
     ready: AtomicBool,
     health: RwLock<Option<Arc<Health>>>,
     reads: Semaphore,
@@ -102,6 +104,7 @@ impl Hub {
             link: link.clone(),
             ring: RwLock::new(ring::Ring::default()),
             head: watch::Sender::new(Head::default()),
+            groups: turns::Groups::new(),
             ready: AtomicBool::new(false),
             health: RwLock::new(None),
             reads: Semaphore::new(READS_MAX),
@@ -111,9 +114,14 @@ impl Hub {
         (hub, AbortOnDropHandle::new(task))
     }
 
-    /// Where the log stands; changes wake readers.
+    /// Where the log stands.
     pub fn head(&self) -> watch::Receiver<Head> {
         self.head.subscribe()
+    }
+
+    /// Where the log stands, for one of many that want everything: told in turns.
+    pub fn in_turn(&self) -> watch::Receiver<Head> {
+        self.groups.join()
     }
 
     /// Whether the ring has been filled at the start.
@@ -127,7 +135,7 @@ impl Hub {
         health.and_then(|h| h.age()).map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Tells readers how far the ring reaches; all of them at the start, when it is `ready`.
+    /// Tells how far the ring reaches; again at the start, when it is `ready`.
     fn tell(&self, head: Head, ready: bool) {
         self.head.send_if_modified(|old| std::mem::replace(old, head) != head || ready);
     }

@@ -12,11 +12,10 @@ use haltline_common::{
     types::feed::{Epoch, Reason},
 };
 
-use tokio::time::Instant;
-
 use super::{
     Head, Hub,
     stored::{self, Stored},
+    turns::Turns,
 };
 
 /// Messages read back at the start, so that clients who come back after a restart are served from
@@ -24,13 +23,6 @@ use super::{
 const PREFILL: u64 = 10_000;
 /// Items taken under one lock.
 const BATCH: usize = 512;
-/// To wake a client and write to it costs about 16 µs, most of it in the kernel: telling all of them that there is more takes
-/// two thirds of a core at most, and what came meanwhile goes in one write. Fewer than 40 clients wait for nothing.
-const PACE_OF_ONE: Duration = Duration::from_micros(25);
-/// Below this a timer would wait for longer than it was asked to.
-const PACE_MIN: Duration = Duration::from_millis(1);
-/// Nobody waits for longer, however many there are.
-const PACE_MAX: Duration = Duration::from_millis(100);
 
 /// Follows the log for ever.
 pub(super) async fn follow(hub: Arc<Hub>) {
@@ -63,15 +55,11 @@ pub(super) async fn follow(hub: Arc<Hub>) {
     let mut last = before;
     // Whether the stream may have lost its end since the last message, and used its sequences again.
     let mut doubtful = false;
-    let (mut told_at, mut untold) = (Instant::now(), None);
+    let mut turns = Turns::new();
     loop {
-        let pace = pace(hub.head.receiver_count());
         tokio::select! {
-            () = tokio::time::sleep_until(told_at + pace), if untold.is_some() => {
-                told_at = Instant::now();
-                if let Some(head) = untold.take() {
-                    hub.tell(head, false);
-                }
+            () = turns.come() => {
+                turns.take(&hub.groups, *hub.head.borrow());
                 continue;
             }
             got = tail.next_many(&mut items, BATCH) => if got == 0 {
@@ -134,23 +122,12 @@ pub(super) async fn follow(hub: Arc<Hub>) {
             Head { generation: ring.generation(), epoch: ring.epoch(), seq: ring.head() }
         });
         metrics::TAIL_SEQ.set(head.seq);
+        turns.more(&hub.groups, head);
         if ready {
             hub.ready.store(true, Ordering::Release);
         }
-        if ready || told_at.elapsed() >= pace {
-            told_at = Instant::now();
-            untold = None;
-            hub.tell(head, ready);
-        } else {
-            untold = Some(head);
-        }
+        hub.tell(head, ready);
     }
-}
-
-/// How far apart clients are told that there is more.
-fn pace(clients: usize) -> Duration {
-    let pace = (PACE_OF_ONE * u32::try_from(clients).unwrap_or(u32::MAX)).min(PACE_MAX);
-    if pace < PACE_MIN { Duration::ZERO } else { pace }
 }
 
 /// Whether the message at `seq` is not the one that was read there.
