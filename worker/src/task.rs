@@ -399,12 +399,11 @@ impl Walk {
         }
         let next_kind = self.run.task().nodes.get(node + 1).map(|n| n.kind.as_str());
         let can_run_next = next_kind.is_some_and(|k| self.flight.slots.contains_key(k));
-        let gate = self.flight.control.gate_at(&self.run.place_after());
+        // One that is to be tried again goes by the flags on itself, whatever follows it may.
+        let stays = matches!(outcome, NodeOutcome::Failed { retryable: true, .. }) && self.run.has_attempts_left();
+        let gate = self.flight.control.gate_at(&if stays { self.run.place() } else { self.run.place_after() });
         // It cannot be repeated under the halt, and would end as unknown: who was sent to is asked first.
-        // By the flags on the node itself: one that may run goes on to its next attempt, whatever follows it may.
-        let kept_back = matches!(self.flight.control.gate_at(&self.run.place()), Gate::Halted(_));
-        let unanswered = matches!(outcome, NodeOutcome::Failed { retryable: true, .. }) && self.run.doubtful().is_some();
-        if unanswered && kept_back && self.asked < ASKED_MAX && self.run.has_attempts_left() {
+        if stays && matches!(gate, Gate::Halted(_)) && self.run.doubtful().is_some() && self.asked < ASKED_MAX {
             return Ok(Step::Again);
         }
         let delay = |policy: &RetryPolicy, attempt| retry::delay_after(policy, attempt).as_millis() as u64;

@@ -1,4 +1,4 @@
-//! Logging in, tokens, and what is on record about access.
+//! Logging in and tokens.
 
 use std::time::SystemTime;
 
@@ -6,31 +6,25 @@ use axum::{
     extract::{Path, State},
     http::{Method, StatusCode, header},
 };
-use haltline_client::{ApiError, Code};
-use haltline_common::{
-    js,
-    types::{
-        Millis, Timestamp,
-        access::{AccessEntry, Role, Scopes, TokenSummary},
-    },
+use haltline_client::ApiError;
+use haltline_common::types::{
+    Millis, Timestamp,
+    access::{Role, Scopes, TokenSummary},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    api::{Api, Asked, Given, Op, Page, Reply},
+    api::{Api, Given, Op, Page, Reply},
     app::App,
     audit::Noted,
     auth::{COOKIE, Need, Who, now},
     problem::Problem,
-    stored,
 };
 
 /// How long a login lasts at most, in seconds: a working day.
 const SESSION_S: u64 = 12 * 3600;
-/// Entries of one page.
-const PAGE_MAX: usize = 500;
 
 /// Adds them.
 pub(super) fn add(api: &mut Api) {
@@ -39,8 +33,7 @@ pub(super) fn add(api: &mut Api) {
         .post("/v1/logout", logout, Op::new("logout", Need::Nothing, "Removes the cookie."))
         .get("/v1/tokens", list, Op::new("listTokens", Need::ADMIN, "API tokens, without their secrets."))
         .post("/v1/tokens", create, Op::new("createToken", Need::ADMIN, "Makes an API token. It is told this once.").gives(&[201]))
-        .on(Method::DELETE, "/v1/tokens/{id}", revoke, Op::new("revokeToken", Need::ADMIN, "Revokes an API token. Gateways refuse it and close its connections within a second."))
-        .get("/v1/audit", audit, Op::new("readAudit", Need::ADMIN, "What is on record about access, the newest first: refusals, and changes that were asked for."));
+        .on(Method::DELETE, "/v1/tokens/{id}", revoke, Op::new("revokeToken", Need::ADMIN, "Revokes an API token. Gateways refuse it and close its connections within a second."));
 }
 
 /// Somebody who was let in.
@@ -175,67 +168,4 @@ async fn revoke(State(app): State<App>, who: Who, Path(id): Path<String>) -> Res
     })?;
     let noted = Noted { before: Some(json!(gone)), ..Noted::default() };
     Ok(Reply::ok(gone).noted(noted))
-}
-
-/// Which entries.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Entries {
-    /// Only entries before this `seq`.
-    before: Option<u64>,
-    /// 1 to 500; 100 if absent.
-    limit: Option<usize>,
-}
-
-/// An entry.
-#[derive(Serialize, JsonSchema)]
-struct Entry {
-    /// Its sequence in the stream.
-    seq: u64,
-    /// What it says.
-    #[serde(flatten)]
-    entry: AccessEntry,
-}
-
-/// A page of entries.
-#[derive(Serialize, JsonSchema)]
-struct AuditPage {
-    /// The newest first.
-    entries: Vec<Entry>,
-    /// The `before` to ask with for what is older; null at the end.
-    next: Option<u64>,
-}
-
-async fn audit(State(app): State<App>, who: Who, Asked(e): Asked<Entries>) -> Result<Reply<AuditPage>, Problem> {
-    who.everything()?;
-    let limit = e.limit.unwrap_or(100);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(ApiError::invalid("limit", format!("must be 1 to {PAGE_MAX}")).into());
-    }
-    let unavailable = |e: String| ApiError::new(Code::Unavailable, e);
-    let stream = app.link.names.access_stream();
-    let state = js::stream_info(&app.link, &stream).await.map_err(|e| unavailable(e.to_string()))?.state;
-    let end = e.before.unwrap_or(u64::MAX).min(state.last_seq.saturating_add(1));
-    // Nothing is ever removed from the middle.
-    let from = end.saturating_sub(limit as u64).max(state.first_seq).max(1);
-    let mut entries = Vec::new();
-    let mut pos = from;
-    while pos < end {
-        let left = usize::try_from(end - pos).unwrap_or(limit).min(limit);
-        let page = stored::page(&app.link, &stream, &app.link.names.access_all(), pos, left).await.map_err(unavailable)?;
-        let last = page.last().map(|(seq, _)| *seq);
-        for (seq, body) in page.into_iter().filter(|(seq, _)| *seq < end) {
-            match serde_json::from_slice(&body) {
-                Ok(entry) => entries.push(Entry { seq, entry }),
-                Err(error) => tracing::warn!(seq, %error, "an entry about access is malformed; left out"),
-            }
-        }
-        match last {
-            Some(last) => pos = last + 1,
-            None => break,
-        }
-    }
-    entries.reverse();
-    let next = (from > state.first_seq.max(1) && end > from).then_some(from);
-    Ok(Reply::ok(AuditPage { entries, next }))
 }

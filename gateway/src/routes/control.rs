@@ -185,7 +185,7 @@ async fn raise(State(app): State<App>, who: Who, Path(scope): Path<String>, Give
     if s.state == Level::Normal {
         return Err(ApiError::invalid("state", "must be graver than normal; lower a flag to get there").into());
     }
-    let wait = patience(s.wait)?;
+    let wait = patience(&app, s.wait).await?;
     let stored = app.client.raise(&scope, s.state, actor(&who, s.by.as_deref()), &s.reason).await?;
     Ok(told(&app, &stored, wait).await)
 }
@@ -220,7 +220,7 @@ async fn set(
 ) -> Result<Reply<Shown>, Problem> {
     let scope = parsed(&scope)?;
     covers(&who, &scope)?;
-    let wait = patience(s.wait)?;
+    let wait = patience(&app, s.wait).await?;
     let current = app.client.flag_of(&scope).await?;
     if expected.is_some_and(|e| e != current.revision) {
         let message = format!("revision {} of {scope} is stored: read it again", current.revision);
@@ -245,12 +245,13 @@ async fn set(
     Ok(told(&app, &stored, wait).await)
 }
 
-/// How long the answer may wait.
-fn patience(wait: Option<Millis>) -> Result<Option<Millis>, Problem> {
-    if wait.is_some_and(|w| w > WAIT_MAX) {
-        return Err(ApiError::invalid("wait", format!("is at most {WAIT_MAX}")).into());
+/// How long the answer may wait for the workers, and who listens to them from before the flag is stored.
+async fn patience(app: &App, wait: Option<Millis>) -> Result<Option<(Millis, Listening)>, Problem> {
+    match wait {
+        Some(wait) if wait > WAIT_MAX => Err(ApiError::invalid("wait", format!("is at most {WAIT_MAX}")).into()),
+        Some(wait) => Ok(Some((wait, Listening::start(app.client.link()).await))),
+        None => Ok(None),
     }
-    Ok(wait)
 }
 
 /// 412 where the revision is what is in the way.
@@ -262,11 +263,11 @@ fn stale(e: ApiError) -> Problem {
 }
 
 /// What is stored, and which workers have confirmed it if that was asked for.
-async fn told(app: &App, stored: &Stored, wait: Option<Millis>) -> Reply<Shown> {
+async fn told(app: &App, stored: &Stored, wait: Option<(Millis, Listening)>) -> Reply<Shown> {
     let flag = stored.flag();
     tracing::warn!(scope = %flag.scope, state = flag.state.as_str(), revision = flag.revision, by = flag.by, reason = flag.reason, "control flag set through the gateway");
     let confirmation = match wait.filter(|_| !flag.state.runs()) {
-        Some(wait) => serde_json::to_value(Listening::start(app.client.link()).await.to(stored).wait(wait.duration()).await).ok(),
+        Some((wait, listening)) => serde_json::to_value(listening.to(stored).wait(wait.duration()).await).ok(),
         None => None,
     };
     let noted = Noted { reason: flag.reason.clone(), before: Some(json!(stored.previous)), after: Some(json!(flag)) };

@@ -1,6 +1,7 @@
 //! What is served: one file a resource, and the layers that all requests pass.
 
 mod access;
+mod audit;
 mod client;
 mod control;
 mod executions;
@@ -47,6 +48,7 @@ pub(crate) fn router(app: &App) -> Router {
     let mut api = Api::new(app);
     executions::add(&mut api);
     access::add(&mut api);
+    audit::add(&mut api);
     workflows::add(&mut api);
     control::add(&mut api);
     risk::add(&mut api);

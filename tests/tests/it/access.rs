@@ -68,6 +68,7 @@ const DECISIONS: &[(&str, &str)] = &[
     ("createToken", "admin"),
     ("revokeToken", "admin"),
     ("readAudit", "admin"),
+    ("readControlAudit", "admin"),
 ];
 
 /// What is served and in no document: pages, and what carries events.
@@ -545,6 +546,19 @@ async fn refusals_and_changes_are_on_record() -> anyhow::Result<()> {
     let done = find("raiseControl", "done");
     ensure!(done["by"] == "operator" && done["verified"] == true && done["reason"] == "look closer", "{done}");
     ensure!(done["before"]["state"] == "normal" && done["after"]["state"] == "alert", "{done}");
+
+    // The flag's own record has it too, in a chain.
+    let entries = until("the flag's record", Duration::from_secs(10), async || {
+        let (status, page) = answered(http.get(format!("{base}/v1/audit/control?limit=2")).bearer_auth(&tokens["admin"])).await?;
+        ensure!(status == 200, "{status} {page}");
+        let entries = page["entries"].as_array().cloned().unwrap_or_default();
+        Ok((entries.first().is_some_and(|e| e["state"] == "alert")).then_some(entries))
+    })
+    .await?;
+    ensure!(entries.len() == 2, "{entries:?}");
+    let raised = &entries[0];
+    ensure!(raised["happened"] == "changed" && raised["by"] == "operator" && raised["reason"] == "look closer", "{raised}");
+    ensure!(raised["verified"] == true && raised["scope"] == "global" && raised["prev"] == entries[1]["digest"], "{entries:?}");
     site.done();
     Ok(())
 }

@@ -22,6 +22,7 @@ mod oracle;
 mod replay;
 mod retention;
 mod risk;
+mod said;
 mod seed_gateway;
 mod snapshots;
 mod socketio;

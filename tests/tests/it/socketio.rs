@@ -1,5 +1,7 @@
 //! Socket.IO, spoken by hand: what no library would send, and who gets in.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, ensure};
 use futures_util::{SinkExt, StreamExt};
 use haltline_common::types::access::{Role, Scopes};
@@ -13,7 +15,7 @@ use crate::{
     oracle::run::Rng,
 };
 
-/// Speaks Socket.IO by hand: `0` opens, `40` joins, `42[...]` is an event.
+/// Speaks Socket.IO by hand: `0` opens, `2` is a ping and `3` its answer, `40` joins, `41` leaves, `42[...]` is an event.
 async fn joined(site: &Site, auth: &str) -> anyhow::Result<Socket> {
     let mut socket = open(&format!("{}/socket.io/?EIO=4&transport=websocket", ws(site)), None).await?;
     socket.send(Message::Text(format!("40{auth}").into())).await?;
@@ -22,8 +24,15 @@ async fn joined(site: &Site, auth: &str) -> anyhow::Result<Socket> {
 
 /// The next event of that name; `None` at the end of the connection.
 async fn told(socket: &mut Socket, name: &str) -> anyhow::Result<Option<Value>> {
+    told_within(socket, name, WITHIN).await
+}
+
+/// The same where nothing may come for so long.
+async fn told_within(socket: &mut Socket, name: &str, within: Duration) -> anyhow::Result<Option<Value>> {
     loop {
-        match tokio::time::timeout(WITHIN, socket.next()).await.with_context(|| format!("no {name}"))? {
+        match tokio::time::timeout(within, socket.next()).await.with_context(|| format!("no {name}"))? {
+            Some(Ok(Message::Text(text))) if text.starts_with("41") => return Ok(None),
+            Some(Ok(Message::Text(text))) if text.as_str() == "2" => socket.send(Message::Text("3".into())).await?,
             Some(Ok(Message::Text(text))) => {
                 let Some(event) = text.strip_prefix("42") else { continue };
                 let event: Value = serde_json::from_str(event)?;
@@ -159,6 +168,21 @@ async fn tokens_on_socket_io_pass_the_same_guard() -> anyhow::Result<()> {
     let status = http.get(format!("{}/v1/me", site.gateway_url())).bearer_auth("hlt_000000000000_nothing").send().await?.status();
     ensure!(status == 429, "after 40 guesses by Socket.IO: {status}");
     ensure!(http.get(format!("{}/v1/me", site.gateway_url())).bearer_auth(&token).send().await?.status() == 200, "a good token is held up");
+    site.done();
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_does_not_say_who_it_is_is_sent_away() -> anyhow::Result<()> {
+    let mut site = Site::bare(COMMAND).await?;
+    site.spawn_gateway_with(&["--socketio", "--auth", "required"]).await?;
+    let mut silent = joined(&site, "").await?;
+    let since = Instant::now();
+    told(&mut silent, "connected").await?.context("not connected")?;
+    let error = told_within(&mut silent, "error", 2 * WITHIN).await?.context("cut off without a word")?;
+    ensure!(error["message"] == "nobody has authenticated within 30 s", "{error}");
+    ensure!(since.elapsed() >= Duration::from_secs(30), "sent away after {:?}", since.elapsed());
+    ensure!(told(&mut silent, "anything").await?.is_none(), "not sent away");
     site.done();
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! before it. Whoever changes, removes or inserts an entry has to change all that follow; who
 //! keeps a head from outside finds that out. Who can rewrite the whole stream and no head is kept of, is not found out.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -12,7 +13,7 @@ use crate::Timestamp;
 pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// An entry, one line of JSON. What the next one names is the digest of these very bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditEntry {
     /// Its number, from 1.
     pub n: u64,
@@ -34,7 +35,7 @@ pub struct AuditEntry {
 }
 
 /// What happened to a flag.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "happened", rename_all = "snake_case")]
 pub enum Happened {
     /// It was written, deleted or purged.

@@ -59,6 +59,8 @@ pub struct Size {
     pub coordinators: usize,
     /// When nats-servers sync.
     pub sync: Option<String>,
+    /// Whether nats-servers get disks that a fault can fill.
+    pub small_disks: bool,
     /// A bug that the services make.
     pub planted: Option<Bug>,
 }
@@ -123,13 +125,13 @@ impl Fleet {
                 ready_within: SERVER_READY_WITHIN,
                 ..Options::new(folder.join(id))
             };
-            match Disk::mount(&folder.join(format!("{id}-disk"))) {
-                Ok(disk) => {
+            match size.small_disks.then(|| Disk::mount(&folder.join(format!("{id}-disk")))) {
+                Some(Ok(disk)) => {
                     options.store_dir = Some(disk.path().join("jetstream"));
                     disks.insert(id.clone(), disk);
                 }
-                Err(why) if i == 0 => skipped.push(format!("disk_full: a small disk cannot be mounted here ({why})")),
-                Err(_) => {}
+                Some(Err(why)) if i == 0 => skipped.push(format!("disk_full: a small disk cannot be mounted here ({why})")),
+                Some(Err(_)) | None => {}
             }
             if size.servers > 1 {
                 let mut to = Vec::new();

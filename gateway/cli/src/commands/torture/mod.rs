@@ -128,6 +128,8 @@ impl Args {
             workers: self.workers.clamp(1, 32),
             coordinators: self.coordinators.clamp(1, 16),
             sync: self.sync.clone(),
+            // Only a plan fills them; what lasts longer would.
+            small_disks: self.halts.is_none() && self.kill_all.is_none() && self.rolling.is_none(),
             planted: self.planted.as_deref().and_then(Bug::find),
         }
     }
