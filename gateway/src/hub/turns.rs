@@ -12,8 +12,8 @@ use super::Head;
 
 /// More of them would need shorter waits than timers can do.
 const GROUPS: usize = 8;
-/// A group's turn comes again after this for each client there is: writing takes two thirds of a core at most. Fewer than
-/// 40 clients wait for nothing.
+/// A group's turn comes again after this times the number of all clients: writing takes two thirds of a core at most. Fewer
+/// than 40 clients wait for nothing.
 const PACE_OF_ONE: Duration = Duration::from_micros(25);
 /// Below this a timer would wait for longer than it was asked to.
 const PACE_MIN: Duration = Duration::from_millis(1);
