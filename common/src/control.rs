@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Link, clock,
+    control_watch::raising,
     js::{self, ApiFailure},
     kv,
 };
@@ -124,7 +125,7 @@ pub async fn raise(link: &Link, scope: &Scope, level: Level, by: impl Into<Actor
         return Err(ApiError::invalid("level", "must be graver than normal; lower a flag to get there"));
     }
     let (by, reason) = (by.into(), check(reason)?);
-    change(link, scope, &by, |current| {
+    change(link, scope, &by, Some(level), |current| {
         let state = level.max(current.state);
         let reason = if current.state == Level::Normal || current.reason.is_empty() {
             reason.to_owned()
@@ -153,7 +154,7 @@ pub async fn lower(
     confirmed: Option<&str>,
 ) -> Result<Stored, ApiError> {
     let (by, reason) = (by.into(), check(reason)?);
-    change(link, scope, &by, |current| {
+    change(link, scope, &by, None, |current| {
         if current.revision != revision {
             let message = format!("{scope} is not at revision {revision} any more but at {}: {}", current.revision, current.sentence());
             return Err(ApiError { field: Some("revision".into()), ..ApiError::new(Code::Conflict, message) });
@@ -251,11 +252,12 @@ fn append(reasons: &str, reason: &str) -> String {
 }
 
 /// Reads, decides, swaps; again if someone else was faster. A write without an answer is looked for
-/// before it is repeated.
+/// before it is repeated. One that raises is announced with each try.
 async fn change(
     link: &Link,
     scope: &Scope,
     by: &Actor,
+    raising: Option<Level>,
     decide: impl Fn(&Flag) -> Result<(Level, String), ApiError>,
 ) -> Result<Stored, ApiError> {
     if by.name.trim().is_empty() || by.name.len() > TEXT_BYTES_MAX {
@@ -265,6 +267,9 @@ async fn change(
     let mut last = ApiError::new(Code::Conflict, "the flag is being changed by others; nothing was written");
     let mut sent: Vec<(ControlValue, Flag)> = Vec::new();
     for _ in 0..TRIES_MAX {
+        if let Some(state) = raising {
+            raising::announce(link, scope, state).await;
+        }
         let current = match read(link, scope).await {
             Ok(current) => current,
             Err(e) => {

@@ -14,6 +14,7 @@ use haltline_common::{
     },
 };
 use haltline_core::{Intent, Settled};
+use tokio::sync::Notify;
 
 use crate::{context::NodeError, flight::Flight};
 
@@ -25,6 +26,8 @@ const FENCED_MAX: usize = 20;
 /// Where an intended effect stands.
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
+    /// Whether the log has it is not known yet.
+    Storing,
     /// Not performed yet.
     Intended,
     /// Being performed, or given up in the middle.
@@ -45,7 +48,9 @@ pub struct Effects {
     suffix: String,
     /// How many effects this attempt had intended before this run of it.
     before: u32,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
+    /// Woken whenever it is known of an intent whether it is stored.
+    stored: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -75,7 +80,8 @@ impl Effects {
     /// Of an attempt whose intents look like `intent`; `earlier` are in doubt.
     pub fn new(flight: Arc<Flight>, task: u64, intent: Event, suffix: String, before: u32, earlier: Vec<Intent>) -> Self {
         let subject = flight.link.names.note(&intent.execution_id);
-        Self { flight, task, subject, intent, suffix, before, state: Mutex::new(State { earlier, ..State::default() }) }
+        let state = Arc::new(Mutex::new(State { earlier, ..State::default() }));
+        Self { flight, task, subject, intent, suffix, before, state, stored: Arc::default() }
     }
 
     /// Whether no other worker can have the task by now.
@@ -83,9 +89,8 @@ impl Effects {
         self.flight.is_held(self.task)
     }
 
-    /// The lock is never held across anything that can panic or wait.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     fn write(&self, event: &Event) -> Write {
@@ -109,71 +114,40 @@ impl Effects {
             event.timestamp = clock::now();
             event.key = Some(key);
             state.events.push(event.clone());
-            state.intents.push((event.clone(), Phase::Intended));
+            state.intents.push((event.clone(), Phase::Storing));
             (state.intents.len() - 1, event)
         };
         fault::point("worker.intended");
-        let refused = match self.store(&event).await {
-            Ok(()) => return Ok(index),
-            Err(refused) => refused,
-        };
-        // It is not in the log: nothing to be settled or counted.
-        let mut state = self.state();
-        state.events.retain(|e| e.id != event.id);
-        state.intents[index].1 = Phase::Settled;
-        Err(refused)
+        let (flight, write, state, stored) = (self.flight.clone(), self.write(&event), self.state.clone(), self.stored.clone());
+        // An attempt may be given up meanwhile: whether the log has its intent, and counts it, must be known all the same.
+        let storing = tokio::spawn(async move {
+            let outcome = store(&flight, &write, &event).await;
+            let mut state = locked(&state);
+            state.intents[index].1 = if outcome.is_ok() { Phase::Intended } else { Phase::Settled };
+            if outcome.is_err() {
+                // It is not in the log: nothing to be settled or counted.
+                state.events.retain(|e| e.id != event.id);
+            }
+            state.lost |= matches!(outcome, Err(NotStored::Lost(_)));
+            stored.notify_waiters();
+            outcome
+        });
+        match storing.await {
+            Ok(Ok(())) => Ok(index),
+            Ok(Err(NotStored::Lost(refusal) | NotStored::Refused(refusal))) => Err(refusal),
+            Err(e) => Err(NodeError::retryable("NotStored", format!("the intent of the side effect: {e}")).not_done()),
+        }
     }
 
-    async fn store(&self, intent: &Event) -> Result<(), NodeError> {
-        let names = &self.flight.link.names;
-        let mut known = 0;
-        for _ in 0..FENCED_MAX {
-            let mut write = self.write(intent);
-            write.headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, known.to_string());
-            write.headers.insert(EXPECTED_SUBJECT, names.command(&intent.execution_id));
-            match self.flight.publisher.write(write).await {
-                Ok(stored) => {
-                    if let Some(holder) = self.flight.control.holder() {
-                        holder.log_is_at(stored.seq);
-                    }
-                    return Ok(());
-                }
-                Err(WriteError::Conflict(_)) => known = self.look(intent).await?,
-                Err(e) => {
-                    self.state().lost = true;
-                    let message = format!("the intent of the side effect could not be stored: {e}");
-                    return Err(NodeError::retryable("NotStored", message).not_done());
-                }
+    /// Waits until it is known of every intent whether the log has it.
+    async fn all_known(&self) {
+        loop {
+            let stored = self.stored.notified();
+            if self.state().intents.iter().all(|(_, phase)| *phase != Phase::Storing) {
+                return;
             }
+            stored.await;
         }
-        Err(NodeError::retryable("NotStored", "commands about this execution came faster than its intent could be stored").not_done())
-    }
-
-    /// What the commands of the execution say: the sequence of the last one if this attempt may go on.
-    async fn look(&self, intent: &Event) -> Result<u64, NodeError> {
-        let execution_id = &intent.execution_id;
-        let commands = history::commands(&self.flight.link, execution_id).await;
-        let commands = commands.map_err(|e| NodeError::Unsure(format!("commands about the execution cannot be read: {e}")))?;
-        let (mut claims, mut last) = (Claims::default(), 0);
-        for (seq, command) in commands {
-            last = seq;
-            claims.take_in(&command);
-            match command.kind {
-                CommandType::Claim | CommandType::Resolve => {}
-                CommandType::Halt => {
-                    let unnamed = || Flag::unreadable(command.reason.clone(), 0, None);
-                    return Err(NodeError::Halted(command.halted.clone().unwrap_or_else(unnamed)));
-                }
-                CommandType::Cancel | CommandType::Timeout | CommandType::Abandon => {
-                    self.flight.hear_stop(command);
-                    return Err(NodeError::Cancelled);
-                }
-            }
-        }
-        if claims.is_void(intent) {
-            return Err(NodeError::fatal("StaleToken", "another worker has claimed this task").not_done());
-        }
-        Ok(last)
     }
 
     /// From here on nobody knows, until it is settled.
@@ -260,6 +234,7 @@ impl Effects {
 
     /// The attempt is over: what was intended and not begun certainly did not happen.
     pub async fn leave(&self) -> Left {
+        self.all_known().await;
         let idle: Vec<usize> = {
             let state = self.state();
             (0..state.intents.len()).filter(|i| state.intents[*i].1 == Phase::Intended).collect()
@@ -270,4 +245,69 @@ impl Effects {
         let mut state = self.state();
         Left { events: std::mem::take(&mut state.events), answers: std::mem::take(&mut state.answers), lost: state.lost }
     }
+}
+
+/// The lock is never held across anything that can panic or wait.
+fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why an intent is not in the log.
+enum NotStored {
+    /// It may not be.
+    Refused(NodeError),
+    /// The connection is gone for good.
+    Lost(NodeError),
+}
+
+async fn store(flight: &Flight, write: &Write, intent: &Event) -> Result<(), NotStored> {
+    let mut known = 0;
+    for _ in 0..FENCED_MAX {
+        let mut write = write.clone();
+        write.headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, known.to_string());
+        write.headers.insert(EXPECTED_SUBJECT, flight.link.names.command(&intent.execution_id));
+        match flight.publisher.write(write).await {
+            Ok(stored) => {
+                if let Some(holder) = flight.control.holder() {
+                    holder.log_is_at(stored.seq);
+                }
+                return Ok(());
+            }
+            Err(WriteError::Conflict(_)) => known = look(flight, intent).await.map_err(NotStored::Refused)?,
+            Err(e) => {
+                let message = format!("the intent of the side effect could not be stored: {e}");
+                return Err(NotStored::Lost(NodeError::retryable("NotStored", message).not_done()));
+            }
+        }
+    }
+    let message = "commands about this execution came faster than its intent could be stored";
+    Err(NotStored::Refused(NodeError::retryable("NotStored", message).not_done()))
+}
+
+/// What the commands of the execution say: the sequence of the last one if this attempt may go on.
+async fn look(flight: &Flight, intent: &Event) -> Result<u64, NodeError> {
+    fault::point("worker.looking");
+    let execution_id = &intent.execution_id;
+    let commands = history::commands(&flight.link, execution_id).await;
+    let commands = commands.map_err(|e| NodeError::Unsure(format!("commands about the execution cannot be read: {e}")))?;
+    let (mut claims, mut last) = (Claims::default(), 0);
+    for (seq, command) in commands {
+        last = seq;
+        claims.take_in(&command);
+        match command.kind {
+            CommandType::Claim | CommandType::Resolve => {}
+            CommandType::Halt => {
+                let unnamed = || Flag::unreadable(command.reason.clone(), 0, None);
+                return Err(NodeError::Halted(command.halted.clone().unwrap_or_else(unnamed)));
+            }
+            CommandType::Cancel | CommandType::Timeout | CommandType::Abandon => {
+                flight.hear_stop(command);
+                return Err(NodeError::Cancelled);
+            }
+        }
+    }
+    if claims.is_void(intent) {
+        return Err(NodeError::fatal("StaleToken", "another worker has claimed this task").not_done());
+    }
+    Ok(last)
 }

@@ -20,9 +20,10 @@ use crate::{
 
 /// How often it is looked who is present.
 const LOOK: Duration = Duration::from_millis(250);
-/// Leases are read within this time, or it is begun anew; then twice as long is waited, up to the latter.
+/// Leases are read within this time, or it is begun anew; then twice as long is waited. Not more: what was begun before a cluster
+/// had a leader again is to be begun anew within the 2 s in which a halt must be confirmed after that.
 const READ_WITHIN: Duration = Duration::from_secs(1);
-const READ_WITHIN_MAX: Duration = Duration::from_secs(8);
+const READ_WITHIN_MAX: Duration = Duration::from_secs(2);
 
 /// One life of a worker.
 pub(super) struct Life {

@@ -9,11 +9,14 @@ mod listening;
 mod open;
 mod retire;
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream};
 use haltline_types::control::{Level, OpenEffect, Scope};
 use serde::Serialize;
+use tokio::{
+    sync::Semaphore,
+    task::{JoinError, JoinSet},
+};
 
 use crate::{Link, clock, control::Stored};
 
@@ -103,21 +106,34 @@ pub struct Confirming {
     answered: Duration,
     /// When the log was asked last, by [`clock::boot`].
     asked: Option<Duration>,
+    /// What it is being asked about lives of workers.
+    asking: JoinSet<Answer>,
+    /// Of which ones.
+    asked_about: HashSet<(String, String)>,
+    turns: Arc<Semaphore>,
 }
+
+/// What the log says is open: of which worker and life, and of which version of its lease.
+type Answer = ((String, String), u64, Result<Vec<OpenEffect>, String>);
 
 impl Listening {
     /// Follows who confirms a flag that was stored since.
     pub fn to(mut self, stored: &Stored) -> Confirming {
         self.began = clock::boot();
         let (scope, level) = (stored.scope.clone(), stored.value.state);
-        Confirming { heard: self, scope, level, revision: stored.revision, answered: stored.answered, asked: None }
+        Confirming::of(self, scope, level, stored.revision, stored.answered)
     }
 }
 
 impl Confirming {
     /// Of a flag that has been stored at `revision` by `answered` at the latest, by [`clock::boot`].
     pub fn start(link: &Link, scope: Scope, level: Level, revision: u64, answered: Duration) -> Self {
-        Self { heard: Listening::new(link), scope, level, revision, answered, asked: None }
+        Self::of(Listening::new(link), scope, level, revision, answered)
+    }
+
+    fn of(heard: Listening, scope: Scope, level: Level, revision: u64, answered: Duration) -> Self {
+        let turns = Arc::new(Semaphore::new(ASK_AT_ONCE));
+        Self { heard, scope, level, revision, answered, asked: None, asking: JoinSet::new(), asked_about: HashSet::new(), turns }
     }
 
     /// Waits until it is complete, up to `limit`; what is known then.
@@ -125,21 +141,45 @@ impl Confirming {
         let until = clock::boot() + limit;
         loop {
             self.look().await;
-            let report = self.report();
-            let now = clock::boot();
-            if report.complete || now >= until {
-                return report;
+            let (now, end) = (clock::boot(), self.lease_end());
+            // A hundred workers answer one after the other: what they all say is put together when they all have.
+            if now >= until || now >= end || self.heard.lives.values().all(|l| l.lease.seen >= self.revision) {
+                let report = self.report();
+                if report.complete || now >= until {
+                    return report;
+                }
             }
-            let step = LOOK.min(until - now).min(self.lease_end().saturating_sub(now).max(Duration::from_millis(5)));
-            let _ = tokio::time::timeout(step, self.heard.next()).await;
+            let step = LOOK.min(until - now).min(end.saturating_sub(now).max(Duration::from_millis(5)));
+            let _ = tokio::time::timeout(step, self.hear()).await;
         }
     }
 
     /// Waits until something has changed, or for a moment; what is known then.
     pub async fn next(&mut self, at_most: Duration) -> Report {
-        let _ = tokio::time::timeout(at_most, self.heard.next()).await;
+        let _ = tokio::time::timeout(at_most, self.hear()).await;
         self.look().await;
         self.report()
+    }
+
+    /// Waits for the next thing that a worker or the log says. Cancel safe.
+    async fn hear(&mut self) {
+        tokio::select! {
+            () = self.heard.next() => {}
+            Some(answer) = self.asking.join_next() => self.answered(answer),
+        }
+    }
+
+    /// Takes in what the log says.
+    fn answered(&mut self, answer: Result<Answer, JoinError>) {
+        let Ok((id, n, open)) = answer else {
+            // Whoever it was of is asked about again.
+            return self.asked_about.clear();
+        };
+        self.asked_about.remove(&id);
+        // What was asked of an earlier lease says nothing of a later one.
+        if let Some(life) = self.heard.lives.get_mut(&id).filter(|life| life.lease.n == n) {
+            life.asked = Some((n, open));
+        }
     }
 
     /// From when on nobody that is silent holds a lease.
@@ -151,6 +191,9 @@ impl Confirming {
     /// Takes in what has come, who is present, and what the log says of what is open.
     async fn look(&mut self) {
         self.heard.all_there_is();
+        while let Some(answer) = self.asking.try_join_next() {
+            self.answered(answer);
+        }
         let now = clock::boot();
         if !self.heard.has_read(self.revision) {
             self.heard.hurry(now);
@@ -164,38 +207,33 @@ impl Confirming {
             return;
         }
         self.asked = Some(now);
-        let mut ask = Vec::new();
         for (id, life) in &self.heard.lives {
             let confirmed = life.lease.seen >= self.revision;
             let listed = life.lease.more > 0 || life.lease.open.iter().any(|o| o.is_covered(&self.scope, self.level));
             let waited = now.saturating_sub(life.heard) >= ASK_LOG_AFTER;
-            if (confirmed && listed && waited) || (!confirmed && over) {
-                ask.push(id.clone());
-            }
-        }
-        let mut asking = Vec::new();
-        for id in ask {
-            let Some(life) = self.heard.lives.get(&id) else { continue };
-            let was = life.asked.as_ref().and_then(|(_, found)| found.as_ref().ok()).cloned();
-            if was.as_ref().is_some_and(Vec::is_empty) {
-                // No more than what was found before: nothing can have begun since.
+            let due = (confirmed && listed && waited) || (!confirmed && over);
+            let was = life.asked.as_ref().and_then(|(_, found)| found.as_ref().ok());
+            // No more than what was found before: nothing can have begun since.
+            let nothing_is_open = was.is_some_and(Vec::is_empty);
+            if !due || nothing_is_open || !self.asked_about.insert(id.clone()) {
                 continue;
             }
             let later = life.lease.seen < self.revision || life.lease.more > 0;
-            let (link, lease, stored_at) = (self.heard.link.clone(), life.lease.clone(), life.stored_at);
-            asking.push(async move {
-                let found = match was {
-                    Some(open) => open::still(&link, open).await,
-                    None => open::of(&link, &lease, stored_at, later).await,
-                };
-                (id, (lease.n, found.map_err(|e| e.message)))
+            let (link, lease, stored_at, was) = (self.heard.link.clone(), life.lease.clone(), life.stored_at, was.cloned());
+            let (id, n, turn) = (id.clone(), life.lease.n, self.turns.clone());
+            let read = move || {
+                let (link, lease, was) = (link.clone(), lease.clone(), was.clone());
+                async move {
+                    match was {
+                        Some(open) => open::still(&link, open).await,
+                        None => open::of(&link, &lease, stored_at, later).await,
+                    }
+                }
+            };
+            self.asking.spawn(async move {
+                let _turn = turn.acquire_owned().await;
+                (id, n, open::soon(read).await.map_err(|e| e.message))
             });
-        }
-        let asked: Vec<_> = stream::iter(asking).buffer_unordered(ASK_AT_ONCE).collect().await;
-        for (id, asked) in asked {
-            if let Some(life) = self.heard.lives.get_mut(&id) {
-                life.asked = Some(asked);
-            }
         }
     }
 

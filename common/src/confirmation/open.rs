@@ -26,6 +26,30 @@ const INTENTS_WITHIN_MS: u64 = 10_000;
 const READS_MAX: usize = 8;
 /// How long reading the log may take.
 const READ_WITHIN: Duration = Duration::from_secs(20);
+/// Where that takes longer than this it is read a second time beside, and again each time that took so long: what was asked of
+/// a server that is not there any more is waited for for seconds, and the next question finds the new one.
+const BESIDE: Duration = Duration::from_secs(1);
+
+/// What `read` gives first, at its first attempt or one beside it.
+pub(super) async fn soon<F>(read: impl Fn() -> F) -> Result<Vec<OpenEffect>, ApiError>
+where
+    F: Future<Output = Result<Vec<OpenEffect>, ApiError>>,
+{
+    let beside = async {
+        tokio::time::sleep(BESIDE).await;
+        loop {
+            match tokio::time::timeout(BESIDE, read()).await {
+                Ok(Ok(open)) => return open,
+                Ok(Err(_)) => tokio::time::sleep(BESIDE / 4).await,
+                Err(_) => {}
+            }
+        }
+    };
+    tokio::select! {
+        first = read() => first,
+        open = beside => Ok(open),
+    }
+}
 
 /// What is open of what `lease`, stored at that time, names and, if `later`, of what its worker intended after it.
 pub(super) async fn of(link: &Link, lease: &Lease, stored_at: Timestamp, later: bool) -> Result<Vec<OpenEffect>, ApiError> {

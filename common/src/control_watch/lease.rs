@@ -22,7 +22,7 @@ use haltline_types::{
 };
 use tokio::sync::{Notify, watch};
 
-use super::Known;
+use super::{COMING_WITHIN, Known};
 use crate::{Link, clock, js, metrics, planted};
 
 /// Open effects that a lease names; more are counted.
@@ -31,8 +31,8 @@ const OPEN_MAX: usize = 64;
 /// [`AGAIN_MAX`]: a server that is slow must not get more to do for it.
 const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_millis(800);
-/// What a flag forbids is refused at once; that it was seen is said so much later: when a fleet's workers all hear of it
-/// in the same instant, what stops effects comes before what tells so.
+/// What a flag forbids is refused at once, from when it was said to be raised; that it was seen is said so much later: when a
+/// fleet's workers all hear of it in the same instant, what stops effects comes before what tells so.
 const CONFIRM_AFTER: Duration = Duration::from_millis(5);
 /// What has become of open effects is said this often at most, for as long as a flag stands.
 const SAY_AGAIN: Duration = Duration::from_millis(20);
@@ -242,9 +242,9 @@ impl Holder {
         let (mut gap, mut due_since, mut said_at) = (AGAIN, None, Duration::ZERO);
         loop {
             let now = clock::boot();
-            let (revision, global, stops) = {
+            let (revision, global, stops, hinted) = {
                 let known = seen.borrow();
-                (known.revision, known.global, known.stops)
+                (known.revision, known.global, known.stops, known.hinted)
             };
             let wanted = self.wanted.load(Ordering::Acquire) > 0;
             let (news, unsaid, behind, changed) = {
@@ -262,7 +262,11 @@ impl Holder {
             };
             let says = news || (unsaid && now.saturating_sub(said_at) >= SAY_AGAIN);
             if says {
-                tokio::time::sleep(CONFIRM_AFTER).await;
+                let since = Some(now.saturating_sub(hinted)).filter(|since| *since < COMING_WITHIN);
+                let wait = CONFIRM_AFTER.saturating_sub(since.unwrap_or_default());
+                if !wait.is_zero() {
+                    tokio::time::sleep(wait).await;
+                }
                 said_at = clock::boot();
                 let revision = seen.borrow().revision;
                 self.say(revision).await;

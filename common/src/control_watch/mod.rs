@@ -2,7 +2,7 @@
 //! watch is fresh; for side effects only with a lease besides.
 
 mod lease;
-mod passing;
+pub(crate) mod raising;
 mod reading;
 
 use std::{
@@ -23,7 +23,6 @@ use crate::{
     tail::{self, Health, Item, Start, Tail},
 };
 pub use lease::{Holder, LeaseTimes, Opened, Wish};
-use passing::Passing;
 use reading::Reading;
 
 /// A copy of the flags that was not confirmed for longer than this is not trusted.
@@ -33,7 +32,7 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How often it is looked whether the bucket has been emptied: of that no message tells.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How long a flag is awaited that was seen on its way to the bucket: one that was refused there never comes.
+/// How long a flag is awaited that was said to be raised: one that was refused never comes.
 const COMING_WITHIN: Duration = Duration::from_millis(500);
 
 /// What is known of the flags.
@@ -47,8 +46,10 @@ struct Known {
     global: u64,
     /// One of them keeps something from starting.
     stops: bool,
-    /// Until when, by [`clock::boot`], a flag is awaited that was seen on its way to the bucket.
+    /// Until when, by [`clock::boot`], a flag is awaited that was said to be raised.
     coming: Option<Duration>,
+    /// When the last one was said to be, by [`clock::boot`]; zero if none was.
+    hinted: Duration,
 }
 
 /// The watched flags. Cheap to clone; the watch ends with the last clone.
@@ -105,14 +106,7 @@ impl ControlWatch {
         all.push(Arc::downgrade(&health));
         drop(all);
         let (tx, seen) = watch::channel(Known::default());
-        let follower = Follower {
-            link: link.clone(),
-            reading: Reading::new(&bucket),
-            health: health.clone(),
-            holder: holder.clone(),
-            passing: Passing::default(),
-            tx,
-        };
+        let follower = Follower { link: link.clone(), reading: Reading::new(&bucket), health: health.clone(), holder: holder.clone(), tx };
         let mut tasks = vec![AbortOnDropHandle::new(tokio::spawn(follower.follow(tail)))];
         tasks.extend(holder.clone().map(|h| AbortOnDropHandle::new(tokio::spawn(h.keep(seen.clone())))));
         Self { seen, health, holder, _tasks: tasks.into() }
@@ -248,7 +242,6 @@ struct Follower {
     reading: Reading,
     health: Arc<Health>,
     holder: Option<Arc<Holder>>,
-    passing: Passing,
     tx: watch::Sender<Known>,
 }
 
@@ -257,15 +250,20 @@ impl Follower {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut looking: Option<Look> = None;
-        if self.holder.is_some() {
-            self.passing.begin(&self.link).await;
-        }
+        let mut hints = match self.holder {
+            Some(_) => raising::listen(&self.link).await,
+            None => None,
+        };
         loop {
             tokio::select! {
-                stops = self.passing.next() => {
-                    if stops {
-                        self.tx.send_modify(|known| known.coming = Some(clock::boot() + COMING_WITHIN));
-                    }
+                () = raising::next(&mut hints) => {
+                    self.tx.send_if_modified(|known| {
+                        let now = clock::boot();
+                        known.hinted = now;
+                        let before = known.coming.replace(now + COMING_WITHIN);
+                        // Whoever waits already goes on waiting.
+                        !before.is_some_and(is_awaited)
+                    });
                 }
                 item = tail.next() => match item {
                     Some(item) => self.item(item),
@@ -297,7 +295,6 @@ impl Follower {
                 return;
             }
             Item::Message(m) => {
-                self.passing.has_come(&m);
                 if let Some(flag) = self.reading.take_in(&m) {
                     tracing::info!(
                         scope = %flag.scope,
@@ -340,6 +337,7 @@ impl Follower {
             stops: flags.stops(),
             flags: Some(Arc::new(flags)),
             coming: None,
+            hinted: self.tx.borrow().hinted,
         };
         self.tx.send_replace(known);
         if let Some(holder) = &self.holder {
@@ -348,7 +346,7 @@ impl Follower {
     }
 }
 
-/// Whether a flag that was seen on its way is awaited still.
+/// Whether a flag that was said to be raised is awaited still.
 fn is_awaited(until: Duration) -> bool {
     clock::boot() < until
 }

@@ -147,6 +147,10 @@ impl Names {
     pub fn seen_all(&self) -> String {
         format!("{}.seen.*", self.ns)
     }
+    /// Where it is said that a flag is about to be raised; not stored.
+    pub fn raising(&self) -> String {
+        format!("{}.raising", self.ns)
+    }
     /// All keys of leases.
     pub fn leases(&self) -> String {
         Self::kv_subject(&self.control_bucket(), "lease.>")

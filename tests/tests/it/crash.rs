@@ -29,6 +29,7 @@ pub const POINTS: &[(&str, Role)] = &[
     ("worker.retrying", Role::Worker),
     ("worker.reserved", Role::Worker),
     ("worker.intended", Role::Worker),
+    ("worker.looking", Role::Worker),
     ("worker.effect", Role::Worker),
     ("worker.effect_done", Role::Worker),
     ("worker.settled", Role::Worker),
@@ -88,7 +89,7 @@ async fn play(point: &str, role: Role, shape: Shape, victim: Victim) -> anyhow::
     };
     let armed = |r| (r == role).then_some(fault.as_str());
     site.spawn("coordinator", &["coordinator"], armed(Role::Coordinator))?;
-    if point == "worker.claim" {
+    if matches!(point, "worker.claim" | "worker.looking") {
         leave_behind(&mut site).await?;
     }
     // One worker: a second one could take the task past the armed one.
@@ -300,6 +301,7 @@ crashes! {
     at_worker_retrying: "worker.retrying", Retrying;
     at_worker_reserved: "worker.reserved", Chain;
     at_worker_intended: "worker.intended", Chain;
+    at_worker_looking: "worker.looking", Chain;
     at_worker_effect: "worker.effect", Chain;
     at_worker_effect_done: "worker.effect_done", Chain;
     at_worker_settled: "worker.settled", Chain;

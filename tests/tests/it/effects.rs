@@ -259,3 +259,37 @@ async fn what_is_refused_or_not_sent_fails_and_is_not_unknown() -> anyhow::Resul
     site.done();
     Ok(())
 }
+
+/// An intent meets a claim that it does not know of, and its attempt runs out of time while nobody can be asked about that:
+/// whether the log has it, and it counts, is found out all the same.
+#[tokio::test]
+async fn an_intent_of_an_attempt_that_is_given_up_counts_if_it_is_stored() -> anyhow::Result<()> {
+    let mut site = Site::bare(COMMAND).await?;
+    site.spawn_market().await?;
+    site.spawn("coordinator", &["coordinator"], None)?;
+    site.spawn("worker-0", &["worker", "--id", "worker-0"], Some("worker.note"))?;
+    site.ready(1).await?;
+    let hurried = shapes::workflow(
+        "hurried",
+        json!([
+            { "id": "price", "type": "static", "params": { "outputs": { "close": "99.5" } } },
+            { "id": "buy", "type": "paper_order", "depends_on": ["price"], "params": { "side": "buy", "quantity": "10", "symbol": "IBM" },
+              "inputs": { "market": { "input": "market" } }, "timeout": "500ms", "retry": { "attempts": 3, "delay": "10ms" } },
+        ]),
+    )?;
+    let id = site.submit(&hurried, "k", site.trading()).await?;
+    soon("the first worker died", async || Ok(!site.process("worker-0")?.runs())).await?;
+    site.process("worker-0")?.kill();
+
+    let point = format!("worker.looking@{}", site.nats.pid_file().display());
+    site.spawn("worker-1", &["worker", "--id", "worker-1"], Some(&point))?;
+    soon("the attempt ran out of time", async || Ok(site.process("worker-1")?.log().contains("did not end within"))).await?;
+    let client = site.client.clone();
+    let (record, events) = site.tending(checks::ended(&client, "k")).await?;
+    ensure!(record.status == Status::Completed, "{record:?}");
+    let of = |kind: &str| events.iter().filter(|e| e.kind.as_str() == kind && e.attempt == Some(1)).count();
+    ensure!(of("effect_settled") == of("effect_intended"), "{}", checks::kinds(&events).join("\n"));
+    ensure!(ledger::arrivals(&site.ledger(), &id, "buy")?.filled == 1, "the order");
+    site.done();
+    Ok(())
+}

@@ -10,9 +10,12 @@ use anyhow::{Context as _, bail};
 use async_nats::{Request, Subscriber, jetstream};
 use futures_util::StreamExt;
 use haltline_client::{Client, Listening};
-use haltline_common::types::{
-    Names,
-    control::{Level, Scope},
+use haltline_common::{
+    clock,
+    types::{
+        Names,
+        control::{Level, Scope},
+    },
 };
 use haltline_worker::probe::{PLACE, Timed, Told};
 use serde_json::{Value, json};
@@ -45,6 +48,8 @@ const BY: &str = "bench";
 struct Measured {
     /// Milliseconds, a sample for each worker and halt.
     store_to_guard: Vec<f64>,
+    /// The same from when the halt was asked for; not of halts by the command, whose process begins first.
+    asked_to_guard: Vec<f64>,
     /// Milliseconds, of each halt the worker that came last.
     last_guard: Vec<f64>,
     /// Milliseconds of each halt.
@@ -105,6 +110,7 @@ pub async fn run(args: &Args, context: Context) -> anyhow::Result<u8> {
         "workers": workers,
         "halts": args.halts.max(1),
         "store_to_guard_ms": with_max(&measured.store_to_guard),
+        "asked_to_guard_ms": with_max(&measured.asked_to_guard),
         "store_to_last_guard_ms": with_max(&measured.last_guard),
         "halt_wait_ms": with_max(&measured.halt_wait),
         "command_ms": with_max(&measured.command),
@@ -158,8 +164,9 @@ impl Fleet {
     async fn halt(&mut self, n: usize, measured: &mut Measured) -> anyhow::Result<()> {
         tokio::time::sleep(REST).await;
         let reason = format!("halt {} of the bench", n + 1);
-        let began = Instant::now();
-        let revision = if (n + 1).is_multiple_of(BY_COMMAND) {
+        let (began, asked_at) = (Instant::now(), clock::now_nanos());
+        let by_command = (n + 1).is_multiple_of(BY_COMMAND);
+        let revision = if by_command {
             let (revision, confirmed) = self.by_command(&reason).await?;
             measured.command.push(millis(began.elapsed()));
             if !confirmed {
@@ -180,6 +187,9 @@ impl Fleet {
         self.client.lower(&Scope::Global, Level::Normal, BY, "next halt of the bench", revision, None).await?;
         let reports = self.reports(revision, OPEN_WITHIN).await?;
         let each = reports.values().map(|told| (told.refused_at - stored_at) as f64 / 1e6);
+        if !by_command {
+            measured.asked_to_guard.extend(reports.values().map(|told| (told.refused_at - asked_at) as f64 / 1e6));
+        }
         measured.last_guard.push(each.clone().fold(f64::MIN, f64::max));
         measured.store_to_guard.extend(each);
         Ok(())
@@ -255,6 +265,7 @@ fn print(r: &Value) {
     };
     output::line(format!("{} workers, {} halts", r["workers"], r["halts"]));
     output::line(format!("stored to guard, each     ms  {}", q("store_to_guard_ms")));
+    output::line(format!("asked to guard, each      ms  {}", q("asked_to_guard_ms")));
     output::line(format!("stored to guard, the last ms  {}", q("store_to_last_guard_ms")));
     output::line(format!("halt --wait               ms  {}", q("halt_wait_ms")));
     output::line(format!("haltline halt, a process  ms  {}", q("command_ms")));
