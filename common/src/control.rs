@@ -60,11 +60,17 @@ impl Stored {
 /// # Errors
 /// `Unavailable` if nats-server does not answer: whether there is a halt is not known then.
 pub async fn read(link: &Link, scope: &Scope) -> Result<Flag, ApiError> {
+    read_below(link, scope, Level::Halt).await
+}
+
+/// The same where only what lies below `level` matters: whether a value replaced the one before it is asked only of one that
+/// says less, since at worst it counts as a halt.
+async fn read_below(link: &Link, scope: &Scope, level: Level) -> Result<Flag, ApiError> {
     let bucket = link.names.control_bucket();
     let Some(entry) = kv::get(link, &bucket, &scope.key()).await? else { return Ok(Flag::unwritten(scope)) };
     let value = entry.value.as_deref();
-    let replaces = value.and_then(|v| serde_json::from_slice::<ControlValue>(v).ok()).and_then(|v| v.replaces);
-    let before = match replaces {
+    let says = value.and_then(|v| serde_json::from_slice::<ControlValue>(v).ok()).filter(|v| v.state < level);
+    let before = match says.and_then(|v| v.replaces) {
         Some(replaces) if replaces < entry.revision => value_before(link, scope, entry.revision, replaces).await?,
         _ => None,
     };
@@ -75,14 +81,21 @@ pub async fn read(link: &Link, scope: &Scope) -> Result<Flag, ApiError> {
 /// value replaces `replaces`: that one itself, another that lies between, or `None` if it has gone.
 async fn value_before(link: &Link, scope: &Scope, revision: u64, replaces: u64) -> Result<Option<u64>, ApiError> {
     let subject = Names::kv_subject(&link.names.control_bucket(), &scope.key());
-    let next = ask(link, &json!({ "seq": replaces + 1, "next_by_subj": subject })).await?;
+    let next = json!({ "seq": replaces + 1, "next_by_subj": subject });
+    let at = async {
+        match replaces {
+            0 => Ok(None),
+            _ => ask(link, &json!({ "seq": replaces })).await,
+        }
+    };
+    let (next, at) = tokio::try_join!(ask(link, &next), at)?;
     if let Some(between) = next.filter(|m| m.seq < revision) {
         return Ok(Some(between.seq));
     }
     if replaces == 0 {
         return Ok(Some(0));
     }
-    Ok(match ask(link, &json!({ "seq": replaces })).await? {
+    Ok(match at {
         Some(m) if m.subject == subject => Some(replaces),
         // Another key's: no revision of this one.
         Some(_) => Some(0),
@@ -270,7 +283,9 @@ async fn change(
         if let Some(state) = raising {
             raising::announce(link, scope, state).await;
         }
-        let current = match read(link, scope).await {
+        // Over what is there a halt is a halt, whatever that counts as: it is not asked for, which takes as long as all the rest.
+        let below = if raising.is_some_and(|level| level >= Level::Halt) { Level::Normal } else { Level::Halt };
+        let current = match read_below(link, scope, below).await {
             Ok(current) => current,
             Err(e) => {
                 last = e;

@@ -6,7 +6,7 @@ use async_nats::Subscriber;
 use futures_util::{FutureExt, StreamExt};
 use haltline_types::{
     Names, Timestamp,
-    control::{Lease, OpenEffect},
+    control::{Lease, OpenEffect, Scope},
     error::ApiError,
     worker::Presence,
 };
@@ -40,15 +40,18 @@ pub(super) struct Life {
 /// at once; any other one hears what was missed with the next lease that is stored.
 pub struct Listening {
     pub(super) link: Link,
-    tail: Tail,
+    /// Once it is known of which flag.
+    tail: Option<Tail>,
+    /// What it reads.
+    filter: String,
     /// When it was begun, by [`clock::boot`], and how long it may take to get to a flag.
     pub(super) began: Duration,
     patience: Duration,
     said: Option<Subscriber>,
     /// What subjects of leases begin with.
     prefix: String,
-    /// All that was stored at the start has been read.
-    read: bool,
+    /// All that was stored where the consumer is has been read.
+    is_read: bool,
     /// Up to which revision of the bucket.
     at: u64,
     /// By worker and life.
@@ -63,10 +66,10 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// Listens from now on.
+    /// Listens to what workers say, from now on.
     pub async fn start(link: &Link) -> Self {
         let mut listening = Self::new(link);
-        listening.look(clock::boot()).await;
+        listening.listen().await;
         listening
     }
 
@@ -74,12 +77,13 @@ impl Listening {
     pub(super) fn new(link: &Link) -> Self {
         Self {
             link: link.clone(),
-            tail: Self::leases(link),
+            tail: None,
+            filter: String::new(),
             began: clock::boot(),
             patience: READ_WITHIN,
             said: None,
             prefix: Names::kv_subject(&link.names.control_bucket(), "lease."),
-            read: false,
+            is_read: false,
             at: 0,
             lives: BTreeMap::new(),
             present: BTreeMap::new(),
@@ -89,19 +93,28 @@ impl Listening {
         }
     }
 
-    /// What is stored of leases and flags.
-    fn leases(link: &Link) -> Tail {
+    /// Begins to read what is stored of leases, behind which that flag has to come.
+    pub(super) fn read(&mut self, scope: &Scope) {
+        let bucket = self.link.names.control_bucket();
+        self.filter = [self.link.names.leases(), Names::kv_subject(&bucket, &scope.key())].join(" ");
+        self.begin();
+    }
+
+    fn begin(&mut self) {
+        self.began = clock::boot();
         let options = tail::Options {
-            stream: Names::bucket_stream(&link.names.control_bucket()),
-            // Flags as well: that a flag came says that every lease before it came.
-            filter: [link.names.leases(), link.names.flags()].join(" "),
-            start: Start::LastPerSubject,
+            stream: Names::bucket_stream(&self.link.names.control_bucket()),
+            // The flag as well: that it came says that every lease before it came.
+            filter: self.filter.clone(),
+            // There is one lease of a life. From the last of each key on, nats-server stops for up to a heartbeat wherever
+            // one was written anew before it was delivered.
+            start: Start::Seq(1),
             heartbeat: Duration::from_millis(500),
             buffer: 1024,
             reader: "confirming".into(),
             headers_only: false,
         };
-        Tail::start(link, options)
+        self.tail = Some(Tail::start(&self.link, options));
     }
 
     /// Begins to read anew where it takes too long: a consumer may be on a server of a cluster that was cut off and lags, and
@@ -109,8 +122,8 @@ impl Listening {
     pub(super) fn hurry(&mut self, now: Duration) {
         if now.saturating_sub(self.began) >= self.patience {
             self.patience = (self.patience * 2).min(READ_WITHIN_MAX);
-            (self.began, self.read, self.at) = (now, false, 0);
-            self.tail = Self::leases(&self.link);
+            (self.is_read, self.at) = (false, 0);
+            self.begin();
         }
     }
 
@@ -122,7 +135,7 @@ impl Listening {
 
     /// Whether every lease that was stored before this revision has been heard.
     pub(super) fn has_read(&self, revision: u64) -> bool {
-        self.read && self.at >= revision
+        self.is_read && self.at >= revision
     }
 
     /// Waits for the next thing that is heard and takes it in. Cancel safe.
@@ -139,9 +152,15 @@ impl Listening {
                 None => std::future::pending().await,
             }
         };
+        let item = async {
+            match &mut self.tail {
+                Some(tail) => tail.next().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             present = looking => self.present(present.unwrap_or_else(|e| Err(kv::unavailable(e)))),
-            item = self.tail.next() => match item {
+            item = item => match item {
                 Some(item) => self.item(item),
                 None => std::future::pending().await,
             },
@@ -190,10 +209,8 @@ impl Listening {
                     self.lease(lease, Some(m.stored_at));
                 }
             }
-            Item::CaughtUp { last_seq } => {
-                self.read = true;
-                self.at = self.at.max(last_seq);
-            }
+            // How far that was is told by messages alone: the consumer may be where less is known than the stream's leader knows.
+            Item::CaughtUp { .. } => self.is_read = true,
             Item::Lost { .. } | Item::Reset { .. } => {}
         }
     }
@@ -235,7 +252,7 @@ pub(super) async fn presence(link: &Link) -> Result<Vec<Presence>, ApiError> {
         tail::Options {
             stream: Names::bucket_stream(&link.names.workers_bucket()),
             filter,
-            start: Start::LastPerSubject,
+            start: Start::Seq(1),
             heartbeat: Duration::from_secs(1),
             buffer: 1024,
             reader: "present".into(),

@@ -118,8 +118,7 @@ type Answer = ((String, String), u64, Result<Vec<OpenEffect>, String>);
 
 impl Listening {
     /// Follows who confirms a flag that was stored since.
-    pub fn to(mut self, stored: &Stored) -> Confirming {
-        self.began = clock::boot();
+    pub fn to(self, stored: &Stored) -> Confirming {
         let (scope, level) = (stored.scope.clone(), stored.value.state);
         Confirming::of(self, scope, level, stored.revision, stored.answered)
     }
@@ -131,7 +130,8 @@ impl Confirming {
         Self::of(Listening::new(link), scope, level, revision, answered)
     }
 
-    fn of(heard: Listening, scope: Scope, level: Level, revision: u64, answered: Duration) -> Self {
+    fn of(mut heard: Listening, scope: Scope, level: Level, revision: u64, answered: Duration) -> Self {
+        heard.read(&scope);
         let turns = Arc::new(Semaphore::new(ASK_AT_ONCE));
         Self { heard, scope, level, revision, answered, asked: None, asking: JoinSet::new(), asked_about: HashSet::new(), turns }
     }

@@ -37,7 +37,7 @@ pub async fn retire(link: &Link) -> Result<usize, ApiError> {
     let options = tail::Options {
         stream: stream.clone(),
         filter: link.names.leases(),
-        start: Start::LastPerSubject,
+        start: Start::Seq(1),
         heartbeat: Duration::from_secs(1),
         buffer: 1024,
         reader: "retire".into(),
