@@ -9,14 +9,11 @@ mod listening;
 mod open;
 mod retire;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use haltline_types::control::{Level, OpenEffect, Scope};
 use serde::Serialize;
-use tokio::{
-    sync::Semaphore,
-    task::{JoinError, JoinSet},
-};
+use tokio::task::{JoinError, JoinSet};
 
 use crate::{Link, clock, control::Stored};
 
@@ -31,8 +28,6 @@ const MARGIN: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(250);
 /// Silent or not, what a worker named as open is looked for in the log after this.
 const ASK_LOG_AFTER: Duration = Duration::from_millis(500);
-/// Lives of which the log is asked at once.
-const ASK_AT_ONCE: usize = 8;
 
 /// Where a worker stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -107,10 +102,9 @@ pub struct Confirming {
     /// When the log was asked last, by [`clock::boot`].
     asked: Option<Duration>,
     /// What it is being asked about lives of workers.
-    asking: JoinSet<Answer>,
+    asking: JoinSet<Vec<Answer>>,
     /// Of which ones.
     asked_about: HashSet<(String, String)>,
-    turns: Arc<Semaphore>,
 }
 
 /// What the log says is open: of which worker and life, and of which version of its lease.
@@ -132,8 +126,7 @@ impl Confirming {
 
     fn of(mut heard: Listening, scope: Scope, level: Level, revision: u64, answered: Duration) -> Self {
         heard.read(&scope);
-        let turns = Arc::new(Semaphore::new(ASK_AT_ONCE));
-        Self { heard, scope, level, revision, answered, asked: None, asking: JoinSet::new(), asked_about: HashSet::new(), turns }
+        Self { heard, scope, level, revision, answered, asked: None, asking: JoinSet::new(), asked_about: HashSet::new() }
     }
 
     /// Waits until it is complete, up to `limit`; what is known then.
@@ -170,15 +163,17 @@ impl Confirming {
     }
 
     /// Takes in what the log says.
-    fn answered(&mut self, answer: Result<Answer, JoinError>) {
-        let Ok((id, n, open)) = answer else {
-            // Whoever it was of is asked about again.
+    fn answered(&mut self, answers: Result<Vec<Answer>, JoinError>) {
+        let Ok(answers) = answers else {
+            // Whoever they were of is asked about again.
             return self.asked_about.clear();
         };
-        self.asked_about.remove(&id);
-        // What was asked of an earlier lease says nothing of a later one.
-        if let Some(life) = self.heard.lives.get_mut(&id).filter(|life| life.lease.n == n) {
-            life.asked = Some((n, open));
+        for (id, n, open) in answers {
+            self.asked_about.remove(&id);
+            // What was asked of an earlier lease says nothing of a later one.
+            if let Some(life) = self.heard.lives.get_mut(&id).filter(|life| life.lease.n == n) {
+                life.asked = Some((n, open));
+            }
         }
     }
 
@@ -207,6 +202,7 @@ impl Confirming {
             return;
         }
         self.asked = Some(now);
+        let (mut lives, mut asks) = (Vec::new(), Vec::new());
         for (id, life) in &self.heard.lives {
             let confirmed = life.lease.seen >= self.revision;
             let listed = life.lease.more > 0 || life.lease.open.iter().any(|o| o.is_covered(&self.scope, self.level));
@@ -219,22 +215,20 @@ impl Confirming {
                 continue;
             }
             let later = life.lease.seen < self.revision || life.lease.more > 0;
-            let (link, lease, stored_at, was) = (self.heard.link.clone(), life.lease.clone(), life.stored_at, was.cloned());
-            let (id, n, turn) = (id.clone(), life.lease.n, self.turns.clone());
-            let read = move || {
-                let (link, lease, was) = (link.clone(), lease.clone(), was.clone());
-                async move {
-                    match was {
-                        Some(open) => open::still(&link, open).await,
-                        None => open::of(&link, &lease, stored_at, later).await,
-                    }
-                }
-            };
-            self.asking.spawn(async move {
-                let _turn = turn.acquire_owned().await;
-                (id, n, open::soon(read).await.map_err(|e| e.message))
-            });
+            lives.push((id.clone(), life.lease.n));
+            asks.push(open::Ask { lease: life.lease.clone(), stored_at: life.stored_at, later, was: was.cloned() });
         }
+        if asks.is_empty() {
+            return;
+        }
+        let link = self.heard.link.clone();
+        self.asking.spawn(async move {
+            let found = match open::of(&link, &asks).await {
+                Ok(found) => found.into_iter().map(Ok).collect(),
+                Err(e) => vec![Err(e.message); lives.len()],
+            };
+            lives.into_iter().zip(found).map(|((id, n), open)| (id, n, open)).collect()
+        });
     }
 
     /// What is known now.

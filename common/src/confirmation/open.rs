@@ -26,70 +26,84 @@ const INTENTS_WITHIN_MS: u64 = 10_000;
 const READS_MAX: usize = 8;
 /// How long reading the log may take.
 const READ_WITHIN: Duration = Duration::from_secs(20);
-/// Where that takes longer than this it is read a second time beside, and again each time that took so long: what was asked of
-/// a server that is not there any more is waited for for seconds, and the next question finds the new one.
-const BESIDE: Duration = Duration::from_secs(1);
+/// Where nothing is heard for so long it is read anew: what was asked of a server that is not there any more is waited for for
+/// seconds, and the next question finds the new one.
+const QUIET: Duration = Duration::from_secs(1);
+/// Until the first of it is heard, somewhat longer.
+const BEGUN_WITHIN: Duration = Duration::from_millis(1500);
 
-/// What `read` gives first, at its first attempt or one beside it.
-pub(super) async fn soon<F>(read: impl Fn() -> F) -> Result<Vec<OpenEffect>, ApiError>
-where
-    F: Future<Output = Result<Vec<OpenEffect>, ApiError>>,
-{
+/// A life of a worker, to be looked for in the log.
+#[derive(Clone)]
+pub(super) struct Ask {
+    /// What it wrote last.
+    pub lease: Lease,
+    /// When the server stored that.
+    pub stored_at: Timestamp,
+    /// Whether it may have intended something after it.
+    pub later: bool,
+    /// What was found to be open before: no more can have become so.
+    pub was: Option<Vec<OpenEffect>>,
+}
+
+/// What is open of what the lease of each of them names and, where it may have intended more, of that: in one reading of the log.
+pub(super) async fn of(link: &Link, asks: &[Ask]) -> Result<Vec<Vec<OpenEffect>>, ApiError> {
+    let mut open: Vec<Vec<OpenEffect>> = asks.iter().map(|a| a.was.clone().unwrap_or_else(|| a.lease.open.clone())).collect();
+    let of_ask = |(i, ask): (usize, &Ask)| {
+        // What is intended after the lease's end is not performed: the log need not be read to its head.
+        let until = ask.stored_at.0.saturating_add_unsigned(ask.lease.lease_ms).saturating_add_unsigned(INTENTS_WITHIN_MS);
+        let window = || Window { ask: i, worker_id: ask.lease.worker_id.clone(), after: ask.lease.log, until: Timestamp(until) };
+        (ask.later && ask.was.is_none()).then(window)
+    };
+    let windows: Vec<Window> = asks.iter().enumerate().filter_map(of_ask).collect();
+    for (i, effect) in intended_in(link, &windows).await? {
+        open[i].push(effect);
+    }
+    still(link, open).await
+}
+
+/// Those of `open` that are open still.
+async fn still(link: &Link, open: Vec<Vec<OpenEffect>>) -> Result<Vec<Vec<OpenEffect>>, ApiError> {
+    let mut left = vec![Vec::new(); open.len()];
+    let mut by_execution: BTreeMap<String, Vec<(usize, OpenEffect)>> = BTreeMap::new();
+    for (i, effect) in open.into_iter().enumerate().flat_map(|(i, all)| all.into_iter().map(move |effect| (i, effect))) {
+        let all = by_execution.entry(effect.execution_id.clone()).or_default();
+        if all.iter().all(|(other, o)| *other != i || o.node_id != effect.node_id) {
+            all.push((i, effect));
+        }
+    }
+    let read = async |(execution_id, effects): (String, Vec<(usize, OpenEffect)>)| {
+        let log = soon(|| history::read(link, &execution_id)).await.map_err(kv::unavailable)?;
+        let events: Vec<&Event> = log.iter().filter_map(|(_, entry)| entry.event()).collect();
+        Ok::<_, ApiError>(effects.into_iter().filter(|(_, o)| is_open(&events, &o.node_id)).collect::<Vec<_>>())
+    };
+    let all: Vec<Vec<(usize, OpenEffect)>> = stream::iter(by_execution).map(read).buffered(READS_MAX).try_collect().await?;
+    for (i, effect) in all.into_iter().flatten() {
+        left[i].push(effect);
+    }
+    Ok(left)
+}
+
+/// What `read` gives first, at its first attempt or, where that takes long, at one beside it.
+async fn soon<T, E, F: Future<Output = Result<T, E>>>(read: impl Fn() -> F) -> Result<T, E> {
     let beside = async {
-        tokio::time::sleep(BESIDE).await;
+        tokio::time::sleep(QUIET).await;
         loop {
-            match tokio::time::timeout(BESIDE, read()).await {
-                Ok(Ok(open)) => return open,
-                Ok(Err(_)) => tokio::time::sleep(BESIDE / 4).await,
+            match tokio::time::timeout(QUIET, read()).await {
+                Ok(Ok(found)) => return found,
+                Ok(Err(_)) => tokio::time::sleep(QUIET / 4).await,
                 Err(_) => {}
             }
         }
     };
     tokio::select! {
         first = read() => first,
-        open = beside => Ok(open),
+        found = beside => Ok(found),
     }
-}
-
-/// What is open of what `lease`, stored at that time, names and, if `later`, of what its worker intended after it.
-pub(super) async fn of(link: &Link, lease: &Lease, stored_at: Timestamp, later: bool) -> Result<Vec<OpenEffect>, ApiError> {
-    let mut open = lease.open.clone();
-    if later {
-        // What is intended after the lease's end is not performed: the log need not be read to its head.
-        let until = Timestamp(stored_at.0.saturating_add_unsigned(lease.lease_ms).saturating_add_unsigned(INTENTS_WITHIN_MS));
-        open.extend(intended_after(link, &lease.worker_id, lease.log, until).await?);
-    }
-    still(link, open).await
-}
-
-/// Those of `open` that are open still.
-pub(super) async fn still(link: &Link, open: Vec<OpenEffect>) -> Result<Vec<OpenEffect>, ApiError> {
-    let mut by_execution: BTreeMap<String, Vec<OpenEffect>> = BTreeMap::new();
-    for effect in open {
-        let all = by_execution.entry(effect.execution_id.clone()).or_default();
-        if all.iter().all(|o| o.node_id != effect.node_id) {
-            all.push(effect);
-        }
-    }
-    let read = async |(execution_id, effects): (String, Vec<OpenEffect>)| {
-        let events: Vec<Event> = history::read(link, &execution_id)
-            .await
-            .map_err(kv::unavailable)?
-            .into_iter()
-            .filter_map(|(_, entry)| match entry {
-                history::Entry::Event(e) => Some(*e),
-                history::Entry::Command(_) => None,
-            })
-            .collect();
-        Ok(effects.into_iter().filter(|o| is_open(&events, &o.node_id)).collect::<Vec<_>>())
-    };
-    let all: Vec<Vec<OpenEffect>> = stream::iter(by_execution).map(read).buffered(READS_MAX).try_collect().await?;
-    Ok(all.into_iter().flatten().collect())
 }
 
 /// Whether an effect of a node was intended and neither settled nor overtaken by the node's result or the
 /// execution's end. One that is on record as unknown is open until someone has said what became of it.
-fn is_open(events: &[Event], node_id: &str) -> bool {
+fn is_open(events: &[&Event], node_id: &str) -> bool {
     let mut open: Vec<&str> = Vec::new();
     for e in events {
         let of_node = e.node_id.as_deref() == Some(node_id);
@@ -106,49 +120,66 @@ fn is_open(events: &[Event], node_id: &str) -> bool {
     !open.is_empty()
 }
 
-/// Effects that a worker intended after a position of the log, and not after a time; without those that are seen to be
-/// settled on the way, which are most.
-async fn intended_after(link: &Link, worker_id: &str, log: u64, until: Timestamp) -> Result<Vec<OpenEffect>, ApiError> {
+/// Where something that a worker intended is looked for: after a position of the log, and not after a time.
+struct Window {
+    /// Whose it is.
+    ask: usize,
+    worker_id: String,
+    after: u64,
+    until: Timestamp,
+}
+
+/// Effects that were intended there; without those that are seen to be settled on the way, which are most.
+async fn intended_in(link: &Link, windows: &[Window]) -> Result<Vec<(usize, OpenEffect)>, ApiError> {
+    let after = windows.iter().map(|w| w.after).min();
+    let (Some(after), Some(until)) = (after, windows.iter().map(|w| w.until).max()) else { return Ok(Vec::new()) };
     let mut tail = Tail::start(
         link,
         tail::Options {
             stream: link.names.events_stream(),
             filter: link.names.notes_all(),
-            start: Start::Seq(log + 1),
+            start: Start::Seq(after + 1),
             heartbeat: Duration::from_secs(1),
             buffer: 4096,
             reader: "intents".into(),
             headers_only: false,
         },
     );
-    let mut found: HashMap<String, OpenEffect> = HashMap::new();
+    let mut found: HashMap<String, (Vec<usize>, OpenEffect)> = HashMap::new();
     let reading = async {
-        while let Some(item) = tail.next().await {
-            match item {
-                Item::Message(m) if m.stored_at > until => return Ok(()),
-                Item::Message(m) => {
-                    for e in json::lines(&m.payload)
-                        .filter(|line| is_of_effects(line))
-                        .filter_map(|line| serde_json::from_slice::<Event>(line).ok())
-                    {
+        let mut patience = BEGUN_WITHIN;
+        loop {
+            let next = tokio::time::timeout(patience, tail.next()).await.map_err(|_| kv::unavailable("the log says nothing"))?;
+            patience = QUIET;
+            match next {
+                Some(Item::Message(m)) if m.stored_at > until => return Ok(()),
+                Some(Item::Message(m)) => {
+                    let of_effects = json::lines(&m.payload).filter(|line| is_of_effects(line));
+                    for e in of_effects.filter_map(|line| serde_json::from_slice::<Event>(line).ok()) {
                         match e.kind {
-                            EventType::EffectIntended if e.worker_id.as_deref() == Some(worker_id) => {
-                                found.insert(e.id.clone(), of_intent(e));
+                            EventType::EffectIntended => {
+                                let is_in = |w: &&Window| {
+                                    e.worker_id.as_deref() == Some(w.worker_id.as_str()) && m.seq > w.after && m.stored_at <= w.until
+                                };
+                                let asks: Vec<usize> = windows.iter().filter(is_in).map(|w| w.ask).collect();
+                                if !asks.is_empty() {
+                                    let known = found.entry(e.id.clone()).or_insert_with(|| (Vec::new(), of_intent(e)));
+                                    known.0.extend(asks);
+                                }
                             }
                             EventType::EffectSettled => _ = e.intent.and_then(|intent| found.remove(&intent)),
                             _ => {}
                         }
                     }
                 }
-                Item::CaughtUp { .. } => return Ok(()),
-                Item::Reset { .. } => return Err(kv::unavailable("the log was made again")),
-                Item::Lost { reason, .. } => return Err(kv::unavailable(reason)),
+                Some(Item::CaughtUp { .. }) | None => return Ok(()),
+                Some(Item::Reset { .. }) => return Err(kv::unavailable("the log was made again")),
+                Some(Item::Lost { reason, .. }) => return Err(kv::unavailable(reason)),
             }
         }
-        Ok(())
     };
     tokio::time::timeout(READ_WITHIN, reading).await.map_err(|_| kv::unavailable("the log is long"))??;
-    Ok(found.into_values().collect())
+    Ok(found.into_values().flat_map(|(asks, effect)| asks.into_iter().map(move |ask| (ask, effect.clone()))).collect())
 }
 
 /// Whether a line of the log may be an intent or its outcome: most of the log is other things, and is not parsed.
@@ -191,13 +222,13 @@ mod tests {
         let mut settled = event(EventType::EffectSettled, "s", Some("buy"));
         settled.intent = Some("i".into());
         assert!(!is_open(&[], "buy"));
-        assert!(is_open(std::slice::from_ref(&intended), "buy"));
-        assert!(!is_open(std::slice::from_ref(&intended), "sell"));
-        assert!(!is_open(&[intended.clone(), settled], "buy"));
+        assert!(is_open(&[&intended], "buy"));
+        assert!(!is_open(&[&intended], "sell"));
+        assert!(!is_open(&[&intended, &settled], "buy"));
         let unknown = event(EventType::NodeUnknown, "u", Some("buy"));
-        assert!(is_open(&[intended.clone(), unknown], "buy"));
+        assert!(is_open(&[&intended, &unknown], "buy"));
         let done = event(EventType::NodeCompleted, "r", Some("buy"));
-        assert!(!is_open(&[intended.clone(), done], "buy"));
-        assert!(!is_open(&[intended, event(EventType::ExecutionCancelled, "e", None)], "buy"));
+        assert!(!is_open(&[&intended, &done], "buy"));
+        assert!(!is_open(&[&intended, &event(EventType::ExecutionCancelled, "e", None)], "buy"));
     }
 }

@@ -72,7 +72,9 @@ pub async fn retire(link: &Link) -> Result<usize, ApiError> {
         let Some(lease) = last.filter(|l| silent > SILENT_FOR.max(6 * Duration::from_millis(l.lease_ms))) else { continue };
         // One that is idle and alive has written nothing for long, either.
         let lives = present.get(&lease.worker_id).is_some_and(|p| p.is_of(&lease.instance));
-        if !lease.goodbye && (lives || !open::of(link, &lease, stored_at, true).await?.is_empty()) {
+        let goodbye = lease.goodbye;
+        let ask = open::Ask { lease, stored_at, later: true, was: None };
+        if !goodbye && (lives || open::of(link, &[ask]).await?.iter().any(|open| !open.is_empty())) {
             continue;
         }
         for (subject, seq) in keys {
