@@ -32,8 +32,8 @@ pub(super) struct Life {
     pub stored_at: Timestamp,
     /// When it was heard here, by [`clock::boot`].
     pub heard: Duration,
-    /// What the log says is open, once it was asked, of which version of the lease.
-    pub asked: Option<(u64, Result<Vec<OpenEffect>, String>)>,
+    /// What the log says is open, once it was asked.
+    pub asked: Option<Result<Vec<OpenEffect>, String>>,
 }
 
 /// Hears what workers say about flags. One that was begun before a flag is stored misses nothing that is said of it
@@ -42,8 +42,6 @@ pub struct Listening {
     pub(super) link: Link,
     /// Once it is known of which flag.
     tail: Option<Tail>,
-    /// What it reads.
-    filter: String,
     /// When it was begun, by [`clock::boot`], and how long it may take to get to a flag.
     pub(super) began: Duration,
     patience: Duration,
@@ -78,7 +76,6 @@ impl Listening {
         Self {
             link: link.clone(),
             tail: None,
-            filter: String::new(),
             began: clock::boot(),
             patience: READ_WITHIN,
             said: None,
@@ -93,19 +90,14 @@ impl Listening {
         }
     }
 
-    /// Begins to read what is stored of leases, behind which that flag has to come.
+    /// Begins to read what is stored of leases, behind which the flag of that scope has to come.
     pub(super) fn read(&mut self, scope: &Scope) {
-        let bucket = self.link.names.control_bucket();
-        self.filter = [self.link.names.leases(), Names::kv_subject(&bucket, &scope.key())].join(" ");
-        self.begin();
-    }
-
-    fn begin(&mut self) {
         self.began = clock::boot();
+        let bucket = self.link.names.control_bucket();
         let options = tail::Options {
-            stream: Names::bucket_stream(&self.link.names.control_bucket()),
+            stream: Names::bucket_stream(&bucket),
             // The flag as well: that it came says that every lease before it came.
-            filter: self.filter.clone(),
+            filter: [self.link.names.leases(), Names::kv_subject(&bucket, &scope.key())].join(" "),
             // There is one lease of a life. From the last of each key on, nats-server stops for up to a heartbeat wherever
             // one was written anew before it was delivered.
             start: Start::Seq(1),
@@ -119,11 +111,11 @@ impl Listening {
 
     /// Begins to read anew where it takes too long: a consumer may be on a server of a cluster that was cut off and lags, and
     /// the next one may not be.
-    pub(super) fn hurry(&mut self, now: Duration) {
+    pub(super) fn hurry(&mut self, scope: &Scope, now: Duration) {
         if now.saturating_sub(self.began) >= self.patience {
             self.patience = (self.patience * 2).min(READ_WITHIN_MAX);
             (self.is_read, self.at) = (false, 0);
-            self.begin();
+            self.read(scope);
         }
     }
 

@@ -172,7 +172,7 @@ impl Confirming {
             self.asked_about.remove(&id);
             // What was asked of an earlier lease says nothing of a later one.
             if let Some(life) = self.heard.lives.get_mut(&id).filter(|life| life.lease.n == n) {
-                life.asked = Some((n, open));
+                life.asked = Some(open);
             }
         }
     }
@@ -191,7 +191,7 @@ impl Confirming {
         }
         let now = clock::boot();
         if !self.heard.has_read(self.revision) {
-            self.heard.hurry(now);
+            self.heard.hurry(&self.scope, now);
         }
         self.heard.look(now).await;
         let end = self.lease_end();
@@ -208,7 +208,7 @@ impl Confirming {
             let listed = life.lease.more > 0 || life.lease.open.iter().any(|o| o.is_covered(&self.scope, self.level));
             let waited = now.saturating_sub(life.heard) >= ASK_LOG_AFTER;
             let due = (confirmed && listed && waited) || (!confirmed && over);
-            let was = life.asked.as_ref().and_then(|(_, found)| found.as_ref().ok());
+            let was = life.asked.as_ref().and_then(|found| found.as_ref().ok());
             // No more than what was found before: nothing can have begun since.
             let nothing_is_open = was.is_some_and(Vec::is_empty);
             if !due || nothing_is_open || !self.asked_about.insert(id.clone()) {
@@ -244,8 +244,8 @@ impl Confirming {
             };
             let listed = || life.lease.open.clone();
             let (open, unknown) = match (&life.asked, standing) {
-                (Some((_, Ok(open))), _) => (open.clone(), None),
-                (Some((_, Err(e))), _) => (listed(), Some(format!("the log could not be read: {e}"))),
+                (Some(Ok(open)), _) => (open.clone(), None),
+                (Some(Err(e)), _) => (listed(), Some(format!("the log could not be read: {e}"))),
                 (None, Standing::LeaseOver) => (listed(), Some("the log is being read".into())),
                 (None, _) if life.lease.more > 0 => (listed(), Some(format!("{} more are open", life.lease.more))),
                 (None, _) => (listed(), None),

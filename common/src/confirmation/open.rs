@@ -16,7 +16,7 @@ use haltline_types::{
 
 use crate::{
     Link, history, kv,
-    tail::{self, Item, Start, Tail},
+    tail::{self, Item, Message, Start, Tail},
 };
 
 /// Intents of a lease are stored this long after its end at the latest, in milliseconds of the server's clock, which in a
@@ -33,7 +33,6 @@ const QUIET: Duration = Duration::from_secs(1);
 const BEGUN_WITHIN: Duration = Duration::from_millis(1500);
 
 /// A life of a worker, to be looked for in the log.
-#[derive(Clone)]
 pub(super) struct Ask {
     /// What it wrote last.
     pub lease: Lease,
@@ -145,7 +144,7 @@ async fn intended_in(link: &Link, windows: &[Window]) -> Result<Vec<(usize, Open
             headers_only: false,
         },
     );
-    let mut found: HashMap<String, (Vec<usize>, OpenEffect)> = HashMap::new();
+    let mut found = Found::new();
     let reading = async {
         let mut patience = BEGUN_WITHIN;
         loop {
@@ -153,25 +152,7 @@ async fn intended_in(link: &Link, windows: &[Window]) -> Result<Vec<(usize, Open
             patience = QUIET;
             match next {
                 Some(Item::Message(m)) if m.stored_at > until => return Ok(()),
-                Some(Item::Message(m)) => {
-                    let of_effects = json::lines(&m.payload).filter(|line| is_of_effects(line));
-                    for e in of_effects.filter_map(|line| serde_json::from_slice::<Event>(line).ok()) {
-                        match e.kind {
-                            EventType::EffectIntended => {
-                                let is_in = |w: &&Window| {
-                                    e.worker_id.as_deref() == Some(w.worker_id.as_str()) && m.seq > w.after && m.stored_at <= w.until
-                                };
-                                let asks: Vec<usize> = windows.iter().filter(is_in).map(|w| w.ask).collect();
-                                if !asks.is_empty() {
-                                    let known = found.entry(e.id.clone()).or_insert_with(|| (Vec::new(), of_intent(e)));
-                                    known.0.extend(asks);
-                                }
-                            }
-                            EventType::EffectSettled => _ = e.intent.and_then(|intent| found.remove(&intent)),
-                            _ => {}
-                        }
-                    }
-                }
+                Some(Item::Message(m)) => take_in(&mut found, windows, &m),
                 Some(Item::CaughtUp { .. }) | None => return Ok(()),
                 Some(Item::Reset { .. }) => return Err(kv::unavailable("the log was made again")),
                 Some(Item::Lost { reason, .. }) => return Err(kv::unavailable(reason)),
@@ -180,6 +161,28 @@ async fn intended_in(link: &Link, windows: &[Window]) -> Result<Vec<(usize, Open
     };
     tokio::time::timeout(READ_WITHIN, reading).await.map_err(|_| kv::unavailable("the log is long"))??;
     Ok(found.into_values().flat_map(|(asks, effect)| asks.into_iter().map(move |ask| (ask, effect.clone()))).collect())
+}
+
+/// Effects and whose they may be, by the id of their intent.
+type Found = HashMap<String, (Vec<usize>, OpenEffect)>;
+
+/// What a message of the log says of intents and their outcomes.
+fn take_in(found: &mut Found, windows: &[Window], m: &Message) {
+    let of_effects = json::lines(&m.payload).filter(|line| is_of_effects(line));
+    for e in of_effects.filter_map(|line| serde_json::from_slice::<Event>(line).ok()) {
+        match e.kind {
+            EventType::EffectIntended => {
+                let is_in = |w: &&Window| e.worker_id.as_deref() == Some(w.worker_id.as_str()) && m.seq > w.after && m.stored_at <= w.until;
+                let asks: Vec<usize> = windows.iter().filter(is_in).map(|w| w.ask).collect();
+                if !asks.is_empty() {
+                    let known = found.entry(e.id.clone()).or_insert_with(|| (Vec::new(), of_intent(e)));
+                    known.0.extend(asks);
+                }
+            }
+            EventType::EffectSettled => _ = e.intent.and_then(|intent| found.remove(&intent)),
+            _ => {}
+        }
+    }
 }
 
 /// Whether a line of the log may be an intent or its outcome: most of the log is other things, and is not parsed.

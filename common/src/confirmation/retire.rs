@@ -66,23 +66,25 @@ pub async fn retire(link: &Link) -> Result<usize, ApiError> {
     };
     tokio::time::timeout(READ_WITHIN, reading).await.map_err(kv::unavailable)??;
     drop(tail);
-    let mut removed = 0;
+    let (mut over, mut silent, mut asks) = (Vec::new(), Vec::new(), Vec::new());
     for Life { keys, stored_at, last } in lives.into_values() {
-        let silent = Duration::from_millis(now.millis_since(stored_at));
-        let Some(lease) = last.filter(|l| silent > SILENT_FOR.max(6 * Duration::from_millis(l.lease_ms))) else { continue };
+        let silence = Duration::from_millis(now.millis_since(stored_at));
+        let Some(lease) = last.filter(|l| silence > SILENT_FOR.max(6 * Duration::from_millis(l.lease_ms))) else { continue };
         // One that is idle and alive has written nothing for long, either.
         let lives = present.get(&lease.worker_id).is_some_and(|p| p.is_of(&lease.instance));
-        let goodbye = lease.goodbye;
-        let ask = open::Ask { lease, stored_at, later: true, was: None };
-        if !goodbye && (lives || open::of(link, &[ask]).await?.iter().any(|open| !open.is_empty())) {
-            continue;
+        if lease.goodbye {
+            over.push(keys);
+        } else if !lives {
+            silent.push(keys);
+            asks.push(open::Ask { lease, stored_at, later: true, was: None });
         }
-        for (subject, seq) in keys {
-            // Up to what was looked at: a worker that came back has written since.
-            let request = json!({ "filter": subject, "seq": seq + 1 });
-            js::api::<Value>(link, &format!("STREAM.PURGE.{stream}"), &request).await.map_err(kv::unavailable)?;
-        }
-        removed += 1;
     }
-    Ok(removed)
+    let open = open::of(link, &asks).await?;
+    over.extend(silent.into_iter().zip(open).filter(|(_, open)| open.is_empty()).map(|(keys, _)| keys));
+    for (subject, seq) in over.iter().flatten() {
+        // Up to what was looked at: a worker that came back has written since.
+        let request = json!({ "filter": subject, "seq": seq + 1 });
+        js::api::<Value>(link, &format!("STREAM.PURGE.{stream}"), &request).await.map_err(kv::unavailable)?;
+    }
+    Ok(over.len())
 }
