@@ -77,11 +77,13 @@ pub struct StorageSettings {
     pub events_bytes_max: u64,
     /// Bytes that records may use on disk.
     pub records_bytes_max: u64,
+    /// Bytes that payloads by reference may use on disk; full, nodes with large outputs fail.
+    pub payloads_bytes_max: u64,
 }
 
 impl Default for StorageSettings {
     fn default() -> Self {
-        Self { replicas: 1, keep: KEEP_MIN, events_bytes_max: 64 << 30, records_bytes_max: 32 << 30 }
+        Self { replicas: 1, keep: KEEP_MIN, events_bytes_max: 64 << 30, records_bytes_max: 32 << 30, payloads_bytes_max: 16 << 30 }
     }
 }
 

@@ -17,6 +17,7 @@ mod lanes;
 pub mod link;
 pub mod metrics;
 pub mod outbox;
+pub mod payloads;
 pub mod planted;
 pub mod publisher;
 pub mod retry;

@@ -21,6 +21,9 @@ use crate::{
     origin::Origins,
 };
 
+/// Answers with payloads by reference that are made at once; others wait.
+const PAYLOADS_AT_ONCE: usize = 4;
+
 /// Shared state; cloned by reference.
 pub(crate) type App = Arc<Inner>;
 
@@ -50,6 +53,8 @@ pub(crate) struct Inner {
     pub sessions: TaskTracker,
     /// Room for sockets: each may hold a message of a megabyte.
     pub room: Arc<Semaphore>,
+    /// Room for payloads by reference, each of some megabytes.
+    pub payloads: Semaphore,
     pub started: Instant,
     workers: Cached<Vec<Presence>>,
     leases: Cached<Vec<(Lease, Timestamp)>>,
@@ -77,6 +82,7 @@ impl Inner {
             name: format!("gw-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]),
             sessions: TaskTracker::new(),
             room,
+            payloads: Semaphore::new(PAYLOADS_AT_ONCE),
             started: Instant::now(),
             // Each read makes a consumer on the server: many pages must not multiply that.
             workers: Cached::new(Duration::from_secs(1)),

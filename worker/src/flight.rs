@@ -25,7 +25,7 @@ use haltline_common::{
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::{arrivals::Arrivals, registry::Registry};
+use crate::{arrivals::Arrivals, payloads::Payloads, registry::Registry};
 
 /// Cancels and time-outs remembered for tasks that are still on their way; older ones are in the log.
 const STOPS_MAX: usize = 10_000;
@@ -58,6 +58,8 @@ pub struct Flight {
     pub done: AtomicU64,
     /// What is known about deliveries.
     pub arrivals: Arrivals,
+    /// What is too large for a message.
+    pub payloads: Payloads,
     tasks: Mutex<Tasks>,
 }
 
@@ -101,6 +103,7 @@ impl Flight {
         draining: CancellationToken,
     ) -> Self {
         Self {
+            payloads: Payloads::new(link.clone()),
             link,
             worker_id,
             publisher,

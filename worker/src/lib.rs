@@ -7,6 +7,7 @@ mod effects;
 mod flight;
 mod node_run;
 pub mod nodes;
+mod payloads;
 mod presence;
 pub mod probe;
 mod puller;

@@ -19,6 +19,7 @@ use haltline_common::{
         control::{Gate, OnHalt},
         definition::RetryPolicy,
         event::{Event, EventType},
+        payload,
         risk::Noted,
         task::Task,
     },
@@ -29,6 +30,7 @@ use serde_json::{Map, Value};
 use crate::{
     flight::{Entered, Flight},
     node_run::{self, Wanted},
+    payloads::{self, Until},
     telling::{NotStored, Telling},
 };
 
@@ -369,6 +371,18 @@ impl Walk {
 
     /// Runs one attempt of one node. What is held leaves if the node does not end at once.
     async fn node(&mut self, wanted: Wanted, node: usize, attempt: u32, inputs: Map<String, Value>) -> Result<Step, NotStored> {
+        let execution_id = self.run.task().correlation.execution_id.clone();
+        let deadline = self.run.task().deadline;
+        if inputs.values().any(payload::is_marked) {
+            self.telling.leave(&self.flight, &self.note).await?;
+        }
+        let (flight, cancel) = (self.flight.clone(), self.entered.cancel.clone());
+        let until = Until { cancel: &cancel, deadline };
+        // Its room is taken until the attempt is over.
+        let (inputs, _room) = match flight.payloads.whole(&execution_id, inputs, &until).await {
+            Ok(whole) => whole,
+            Err(outcome) => return Ok(self.step(node, outcome, 0.0, Vec::new())),
+        };
         let (attempted, left, noted) = {
             let mut running = pin!(node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered, wanted));
             match futures_util::poll!(&mut running) {
@@ -392,6 +406,21 @@ impl Walk {
             node_run::Attempted::GivenUp => return Ok(Step::GivenUp),
             node_run::Attempted::Stale => return Ok(Step::Stale),
         };
+        let outcome = match outcome {
+            NodeOutcome::Completed(outputs) if payloads::must_put_away(&outputs) => {
+                self.telling.leave(&self.flight, &self.note).await?;
+                flight.payloads.put_away(&execution_id, outputs, &until).await.map_or_else(|ended| ended, NodeOutcome::Completed)
+            }
+            other => other,
+        };
+        Ok(self.step(node, outcome, duration_ms, noted))
+    }
+
+    /// What follows from how a node's attempt ended.
+    fn step(&mut self, node: usize, outcome: NodeOutcome, duration_ms: f64, noted: Vec<Noted>) -> Step {
+        if self.flight.abandon.is_cancelled() && outcome == NodeOutcome::Cancelled {
+            return Step::GivenUp;
+        }
         if outcome == NodeOutcome::Cancelled
             && let Some(command) = self.flight.stopped(&self.run.task().correlation.execution_id)
         {
@@ -404,14 +433,14 @@ impl Walk {
         let gate = self.flight.control.gate_at(&if stays { self.run.place() } else { self.run.place_after() });
         // It cannot be repeated under the halt, and would end as unknown: who was sent to is asked first.
         if stays && matches!(gate, Gate::Halted(_)) && self.run.doubtful().is_some() && self.asked < ASKED_MAX {
-            return Ok(Step::Again);
+            return Step::Again;
         }
         let delay = |policy: &RetryPolicy, attempt| retry::delay_after(policy, attempt).as_millis() as u64;
-        Ok(match self.run.after(outcome, &gate, can_run_next, clock::now(), duration_ms, delay) {
+        match self.run.after(outcome, &gate, can_run_next, clock::now(), duration_ms, delay) {
             After::Note(e) => Step::Note(with_risk(e, noted)),
             After::End(e) => Step::End(with_risk(e, noted)),
             After::Retry(e, wait) => Step::Retry(e, wait),
-        })
+        }
     }
 
     /// Tells the last of the task: its end is an input of the coordinator, what is held comes before it in

@@ -177,6 +177,19 @@ fn streams(names: &Names, s: &StorageSettings) -> Vec<StreamSpec> {
             // No age: what runs does not expire. Final records carry a time to live of their own.
             json!({ "max_bytes": s.records_bytes_max, "allow_msg_ttl": true, "metadata": records }),
         ),
+        StreamSpec {
+            name: Names::object_stream(&names.payloads_bucket()),
+            config: json!({
+                "name": Names::object_stream(&names.payloads_bucket()),
+                "description": "Haltline payloads: outputs of nodes that are too large for a message, by reference; name = <execution>/<SHA-256>",
+                "subjects": Names::object_subjects(&names.payloads_bucket()),
+                "retention": "limits", "storage": "file", "num_replicas": s.replicas,
+                // Part of an event: it goes when that is gone.
+                "max_age": nanos(s.keep.duration() + RECORD_MARGIN), "max_bytes": s.payloads_bytes_max, "max_msgs": -1,
+                "discard": "new", "allow_rollup_hdrs": true, "allow_direct": true, "duplicate_window": nanos(DUPLICATE_WINDOW),
+                "metadata": metadata("payloads"),
+            }),
+        },
         bucket(
             names.definitions_bucket(),
             "definitions",
@@ -279,7 +292,7 @@ async fn ensure_stream(link: &Link, spec: &StreamSpec) -> Result<Option<Change>,
             // 10058: someone else created it, a little differently, since we asked.
             Err(ApiFailure::Answered { err_code: 10058, .. }) => Ok(None),
             Err(ApiFailure::Answered { description, err_code: 10047 | 10028 | 10023, .. }) => Err(EnsureError::Limits(format!(
-                "the server has not enough storage for stream {}: {description}; raise `max_file_store`, or lower storage.events_bytes_max and storage.records_bytes_max",
+                "the server has not enough storage for stream {}: {description}; raise `max_file_store`, or lower storage.events_bytes_max, storage.records_bytes_max and storage.payloads_bytes_max",
                 spec.name
             ))),
             Err(e) => Err(failed(e)),

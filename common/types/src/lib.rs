@@ -15,6 +15,7 @@ pub mod json;
 pub mod limits;
 pub mod millis;
 pub mod names;
+pub mod payload;
 pub mod record;
 pub mod risk;
 pub mod submit;

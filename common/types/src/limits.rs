@@ -13,8 +13,17 @@ pub const ERROR_BYTES_MAX: usize = 4096;
 pub const ERRORS_MAX: usize = 20;
 /// Bytes of an error's text in that list; the node's `node_failed` event has all of it.
 pub const ERROR_BRIEF_BYTES_MAX: usize = 256;
-/// Bytes of one node's outputs: four of them still fit one downstream task.
+/// Bytes of one node's outputs in a message: four of them still fit one downstream task.
 pub const OUTPUT_BYTES_MAX: usize = 200 * 1024;
+/// Bytes of one node's outputs above which the large ones go to the object store: what is carried from task to task, and
+/// told to every watcher, stays small.
+pub const OUTPUT_INLINE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of an output below which it stays where it is: a reference has about 150.
+pub const PAYLOAD_BYTES_MIN: usize = 4 * 1024;
+/// Bytes of one output: a worker has it in memory as text and as a value.
+pub const PAYLOAD_BYTES_MAX: usize = 8 << 20;
+/// Bytes of all that the inputs of one node refer to.
+pub const PAYLOADS_BYTES_MAX: usize = 32 << 20;
 /// Bytes of all resolved inputs of one task.
 pub const TASK_INPUT_BYTES_MAX: usize = 800 * 1024;
 /// Bytes of `results` in a terminal event and record; above it they are left out

@@ -111,6 +111,18 @@ impl Names {
     pub fn risk_bucket(&self) -> String {
         format!("{}_risk", self.ns)
     }
+    /// Object store of payloads that are too large for a message.
+    pub fn payloads_bucket(&self) -> String {
+        format!("{}_payloads", self.ns)
+    }
+    /// The stream behind an object store.
+    pub fn object_stream(bucket: &str) -> String {
+        format!("OBJ_{bucket}")
+    }
+    /// The subjects of an object store: pieces, and what they belong to.
+    pub fn object_subjects(bucket: &str) -> [String; 2] {
+        [format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")]
+    }
     /// Bucket of gateways' API tokens.
     pub fn tokens_bucket(&self) -> String {
         format!("{}_tokens", self.ns)

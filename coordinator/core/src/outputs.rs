@@ -1,7 +1,7 @@
 //! What a state calls for: tasks to dispatch, or the end. Everything has a deterministic id and
 //! content, so that emitting it twice is harmless.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use haltline_types::{
     Timestamp,
@@ -11,6 +11,7 @@ use haltline_types::{
     ids::traceparent,
     json,
     limits::{RELEASED_TASKS_MAX, RESULTS_BYTES_MAX, TASK_INPUT_BYTES_MAX},
+    payload::PayloadRef,
     record::{Record, Status},
     task::{Task, TaskInput, TaskNode, task_id, token},
 };
@@ -190,8 +191,8 @@ impl Execution {
     /// Fails closed: what is not there is missing, never a default.
     fn resolve(&self, name: &str, input: &InputRef, chain: &[u32], budget: &mut usize) -> TaskInput {
         let found = match input {
-            InputRef::Value(v) => Some(&v.value),
-            InputRef::Input(r) => look_up(&self.record.input, &r.input),
+            InputRef::Value(v) => Some(Cow::Borrowed(&v.value)),
+            InputRef::Input(r) => look_up(&self.record.input, &r.input).map(Cow::Borrowed),
             InputRef::Node(r) => match self.plan.find(&r.node) {
                 Some(n) if chain.contains(&n) => return TaskInput::Earlier(r.node.clone(), r.output.clone()),
                 Some(n) => match self.outputs_of(n) {
@@ -206,11 +207,11 @@ impl Execution {
         match found {
             None => TaskInput::Missing(describe_missing(name, input)),
             Some(value) => {
-                let bytes = json::size(value);
+                let bytes = json::size(&*value);
                 match budget.checked_sub(bytes) {
                     Some(left) => {
                         *budget = left;
-                        TaskInput::Value(value.clone())
+                        TaskInput::Value(value.into_owned())
                     }
                     None => {
                         TaskInput::Missing(format!("input `{name}`: the inputs of this task have more than {TASK_INPUT_BYTES_MAX} bytes"))
@@ -389,14 +390,20 @@ pub(crate) fn deadline_passed(deadline: Timestamp) -> String {
     format!("the execution's deadline {deadline} has passed")
 }
 
-/// An output by name, or by JSON pointer into all outputs.
-pub(crate) fn look_up_output<'v>(outputs: &'v Map<String, Value>, path: &str) -> Option<&'v Value> {
-    let Some(pointer) = path.strip_prefix('/') else { return outputs.get(path) };
+/// An output by name, or by JSON pointer into all outputs. Of one that is kept by reference: a reference to that part.
+pub(crate) fn look_up_output<'v>(outputs: &'v Map<String, Value>, path: &str) -> Option<Cow<'v, Value>> {
+    let Some(pointer) = path.strip_prefix('/') else { return outputs.get(path).map(Cow::Borrowed) };
     let (first, rest) = pointer.split_once('/').map_or((pointer, None), |(f, r)| (f, Some(r)));
     let value = outputs.get(&first.replace("~1", "/").replace("~0", "~"))?;
     match rest {
-        None => Some(value),
-        Some(rest) => value.pointer(&format!("/{rest}")),
+        None => Some(Cow::Borrowed(value)),
+        Some(rest) => {
+            let rest = format!("/{rest}");
+            match PayloadRef::of(value) {
+                Some(payload) => Some(Cow::Owned(payload.at(&rest).to_value())),
+                None => value.pointer(&rest).map(Cow::Borrowed),
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! How a worker walks through a task: which event comes next, what is published when, where a
 //! redelivered task goes on. The worker performs what this says; the simulation does, too.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use haltline_types::{
     Effect, Timestamp,
@@ -668,7 +668,7 @@ impl TaskRun {
                     .outputs
                     .get(node)
                     .and_then(|o| look_up_output(o, output))
-                    .cloned()
+                    .map(Cow::into_owned)
                     .ok_or_else(|| format!("input `{name}`: node `{node}` gave no output `{output}`"))?,
             };
             inputs.insert(name.clone(), value);

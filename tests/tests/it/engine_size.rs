@@ -71,13 +71,18 @@ async fn as_many_nodes_as_are_allowed_and_one_more() -> anyhow::Result<()> {
 async fn outputs_and_inputs_that_are_too_large_fail_closed() -> anyhow::Result<()> {
     let site = Site::start(COMMAND).await?;
     let text = |kb: usize| "x".repeat(kb * 1024);
-    let giver = |id: &str, kb: usize| json!({ "id": id, "type": "static", "params": { "outputs": { "x": text(kb) } } });
-    // One output above its limit is a failure of its node.
-    let outcome = site.run(&shapes::workflow("large", json!([giver("a", 201)]))?, "large", json!({})).await?;
+    // Outputs that are small, each, and too large together are a failure of their node: none of them goes by reference.
+    let many: serde_json::Map<_, _> = (0..67).map(|n| (format!("x{n}"), text(3).into())).collect();
+    let many = json!([{ "id": "a", "type": "static", "params": { "outputs": many } }]);
+    let outcome = site.run(&shapes::workflow("large", many)?, "large", json!({})).await?;
     ensure!(outcome.status == Status::Failed && outcome.error_type.as_deref() == Some("OutputTooLarge"), "{:?}", outcome.error);
     // Results that do not fit one message are left out of the record, and said to be.
-    let four = (0..4).map(|n| giver(&format!("n{n}"), 150)).collect();
-    let outcome = site.run(&shapes::workflow("sum", four)?, "sum", json!({})).await?;
+    let wide = |id: &str, n: usize| {
+        let outputs: serde_json::Map<_, _> = (0..n).map(|n| (format!("x{n}"), text(3).into())).collect();
+        json!({ "id": id, "type": "static", "params": { "outputs": outputs } })
+    };
+    let eight = (0..8).map(|n| wide(&format!("n{n}"), 22)).chain([json!({ "id": "end", "type": "static" })]).collect();
+    let outcome = site.run(&shapes::workflow("sum", eight)?, "sum", json!({})).await?;
     ensure!(
         outcome.status == Status::Completed && outcome.outputs_omitted && outcome.outputs.is_empty(),
         "{:?} {:?}",
@@ -85,13 +90,16 @@ async fn outputs_and_inputs_that_are_too_large_fail_closed() -> anyhow::Result<(
         outcome.error
     );
     let (_, events) = checks::ended(&site.client, "sum").await?;
-    ensure!(events.iter().filter(|e| e.outputs.is_some()).count() == 4, "the outputs are not in the events");
-    // Inputs of one task above the limit: many nodes take the same large output.
-    let mut nodes = vec![giver("big", 190)];
-    nodes.push(json!({ "id": "copies", "type": "static",
-        "inputs": (0..6).map(|n| (format!("i{n}"), json!({ "node": "big", "output": "x" }))).collect::<serde_json::Map<_, _>>() }));
-    nodes.push(json!({ "id": "other", "type": "static", "depends_on": ["big"] }));
-    let outcome = site.run(&shapes::workflow("inputs", nodes.into())?, "inputs", json!({})).await?;
+    ensure!(events.iter().filter(|e| e.outputs.is_some()).count() == 9, "the outputs are not in the events");
+    // Inputs of one task above the limit: one node takes the same outputs many times.
+    let inputs: serde_json::Map<_, _> =
+        (0..300).map(|n| (format!("i{n}"), json!({ "node": "big", "output": format!("x{}", n % 20) }))).collect();
+    let nodes = json!([
+        wide("big", 20),
+        { "id": "copies", "type": "static", "inputs": inputs },
+        { "id": "other", "type": "static", "depends_on": ["big"] },
+    ]);
+    let outcome = site.run(&shapes::workflow("inputs", nodes)?, "inputs", json!({})).await?;
     ensure!(
         outcome.status == Status::Failed && outcome.error_type.as_deref() == Some("MissingInput"),
         "{:?} {:?}",

@@ -19,6 +19,7 @@ mod market;
 mod on_error;
 mod operations;
 mod oracle;
+mod payloads;
 mod replay;
 mod retention;
 mod risk;

@@ -1,6 +1,5 @@
 //! Answers to HTTP requests, read up to a limit.
 
-use haltline_common::types::limits::OUTPUT_BYTES_MAX;
 use reqwest::{RequestBuilder, StatusCode, header::CONTENT_TYPE};
 use serde_json::Value;
 
@@ -20,12 +19,12 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Sends `request` and reads the answer. `target` is shown to people.
+    /// Sends `request` and reads the answer, of at most `bytes_max`. `target` is shown to people.
     ///
     /// # Errors
     /// Retryable `Connection` and `Timeout`, which say so if nothing was sent; fatal `OutputTooLarge` if a successful answer's body has
-    /// more bytes than a node may give.
-    pub async fn of(request: RequestBuilder, target: &str) -> Result<Self, NodeError> {
+    /// more bytes.
+    pub async fn of(request: RequestBuilder, target: &str, bytes_max: usize) -> Result<Self, NodeError> {
         let mut response = request.send().await.map_err(|e| client::failed(target, e))?;
         let status = response.status();
         let says_json = response
@@ -37,11 +36,9 @@ impl Answer {
             .is_some_and(|v| v == "application/json" || v.ends_with("+json"));
         let mut body = Vec::new();
         while let Some(piece) = response.chunk().await.map_err(|e| client::failed(target, e))? {
-            if body.len() + piece.len() > OUTPUT_BYTES_MAX {
+            if body.len() + piece.len() > bytes_max {
                 if status.is_success() {
-                    return Err(
-                        NodeError::fatal("OutputTooLarge", format!("{target}: the answer has more than {OUTPUT_BYTES_MAX} bytes")).done()
-                    );
+                    return Err(NodeError::fatal("OutputTooLarge", format!("{target}: the answer has more than {bytes_max} bytes")).done());
                 }
                 // Of a refusal only the beginning is shown.
                 break;

@@ -3,7 +3,8 @@
 //! Parameters or inputs: `url` (http or https); `method` (GET by default, POST, PUT, DELETE, HEAD);
 //! `path` (a segment or an array of segments to append) and `query` (name to value), both encoded;
 //! `headers` (name to value); `body` (JSON, not with GET and HEAD); `timeout` (a duration; otherwise
-//! the node's own bounds it); `extract` (output name to JSON pointer into the body); `idempotent`
+//! the node's own bounds it); `extract` (output name to JSON pointer into the body); `max_bytes` of the
+//! answer (204800 by default, 8388608 at most); `idempotent`
 //! (bool: sending it twice is as good as once, since the receiver honours the `Idempotency-Key` header;
 //! by default true for PUT and DELETE, which are so by definition, and false for POST). In `path`, `query` and `headers` a value
 //! `{"input": "name"}` stands for the node's input of that name.
@@ -16,7 +17,7 @@
 //! Errors: `Connection` and `Timeout` are worth another attempt. A status other than 2xx is
 //! `HttpStatus`: worth another attempt if it is 408, 429 or 5xx and the request was GET or HEAD or is
 //! `idempotent`, since a repeated request could otherwise act twice. `MissingOutput`: a pointer of
-//! `extract` points at nothing. `OutputTooLarge`: the body has more than 200 KiB.
+//! `extract` points at nothing. `OutputTooLarge`: the body has more than `max_bytes`.
 //!
 //! Everything but GET and HEAD counts as a side effect: it passes the control flag, and its intent is
 //! stored before it. A 4xx status and a connection that did not come about say that nothing was done;
@@ -65,6 +66,7 @@ impl Node for Http {
 
 async fn exchange(request: HttpRequest) -> Result<Outputs, NodeError> {
     let target = format!("{} {}", request.method, client::shown(&request.url));
+    let bytes_max = request.bytes_max;
     let mut builder = client::client()?.request(request.method, request.url).headers(request.headers);
     if let Some(body) = request.body {
         builder = builder.body(body);
@@ -72,7 +74,7 @@ async fn exchange(request: HttpRequest) -> Result<Outputs, NodeError> {
     if let Some(timeout) = request.timeout {
         builder = builder.timeout(timeout);
     }
-    let answer = Answer::of(builder, &target).await?;
+    let answer = Answer::of(builder, &target, bytes_max).await?;
     if !answer.status.is_success() {
         let message = answer.refusal(&target);
         let again = request.repeatable && answer.may_pass_later();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use haltline_common::types::limits::{OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use reqwest::{
     Method, Url,
     header::{self, HeaderMap, HeaderName, HeaderValue},
@@ -31,6 +32,8 @@ pub struct HttpRequest {
     pub acts: bool,
     /// Whether it may be sent again although it may have been acted on.
     pub repeatable: bool,
+    /// How many bytes its answer may have.
+    pub bytes_max: usize,
     /// Outputs from the body: name and JSON pointer.
     pub extract: Vec<(String, String)>,
 }
@@ -57,6 +60,7 @@ impl HttpRequest {
             repeatable: params::flag(ctx, "idempotent", method != Method::POST)?,
             url: url(ctx)?,
             timeout: ctx.get("timeout").map(|v| params::millis("timeout", v)).transpose()?.map(|t| t.duration()),
+            bytes_max: bytes_max(ctx)?,
             extract: extract(ctx)?,
             method,
             headers,
@@ -75,6 +79,12 @@ fn method(text: &str) -> Result<Method, NodeError> {
         "DELETE" => Method::DELETE,
         _ => return Err(NodeError::invalid("method", format!("`{text}` is none of GET, POST, PUT, DELETE, HEAD"))),
     })
+}
+
+fn bytes_max(ctx: &Context) -> Result<usize, NodeError> {
+    let Some(value) = ctx.get("max_bytes") else { return Ok(OUTPUT_BYTES_MAX) };
+    let bytes = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=PAYLOAD_BYTES_MAX).contains(n));
+    bytes.ok_or_else(|| NodeError::invalid("max_bytes", format!("must be a number from 1 to {PAYLOAD_BYTES_MAX}")))
 }
 
 fn url(ctx: &Context) -> Result<Url, NodeError> {

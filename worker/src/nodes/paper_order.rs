@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use haltline_common::types::{
     Millis,
     catalog::NodeType,
+    limits::OUTPUT_BYTES_MAX,
     risk::{self, Noted, Order, Side},
 };
 use reqwest::{RequestBuilder, StatusCode, Url};
@@ -170,7 +171,7 @@ fn timeout(ctx: &Context) -> Result<Option<Millis>, NodeError> {
 async fn send(ctx: &Context, request: RequestBuilder, timeout: Option<Millis>, target: &str) -> Result<Answer, NodeError> {
     let request = request.headers(client::identity(ctx)?);
     let request = if let Some(timeout) = timeout { request.timeout(timeout.duration()) } else { request };
-    Answer::of(request, target).await
+    Answer::of(request, target, OUTPUT_BYTES_MAX).await
 }
 
 async fn place(ctx: &Context, url: Url, mut order: Value, timeout: Option<Millis>) -> Result<Outputs, NodeError> {

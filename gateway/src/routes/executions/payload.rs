@@ -2,7 +2,14 @@
 
 use axum::extract::{Path, State};
 use haltline_client::{ApiError, Code};
-use haltline_common::types::event::EventType;
+use haltline_common::{
+    payloads::{self, PayloadError},
+    types::{
+        event::EventType,
+        limits::{PAYLOAD_BYTES_MAX, PAYLOADS_BYTES_MAX},
+        payload::{self, PayloadRef},
+    },
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -24,9 +31,9 @@ const BYTES_DEFAULT: usize = 64 * 1024;
 pub(super) enum Part {
     /// What it was started with.
     Input,
-    /// What one node gave; `node` says which.
+    /// What one node gave; `node` says which. What is kept by reference is brought back.
     Output,
-    /// What all nodes gave.
+    /// What all nodes gave, references as they are.
     Results,
 }
 
@@ -38,7 +45,7 @@ pub(super) struct Which {
     part: Part,
     /// The node, of an output.
     node: Option<String>,
-    /// Bytes of JSON above which only the beginning is given: 1 to 921600; 65536 if absent.
+    /// Bytes of JSON above which only the beginning is given: 1 to 8388608; 65536 if absent.
     max_bytes: Option<usize>,
 }
 
@@ -72,8 +79,8 @@ pub(super) async fn read(
     Asked(w): Asked<Which>,
 ) -> Result<Reply<Payload>, Problem> {
     let max = w.max_bytes.unwrap_or(BYTES_DEFAULT);
-    if !(1..=haltline_common::types::limits::MESSAGE_BYTES_MAX).contains(&max) {
-        return Err(ApiError::invalid("max_bytes", "must be 1 to 921600").into());
+    if !(1..=PAYLOAD_BYTES_MAX).contains(&max) {
+        return Err(ApiError::invalid("max_bytes", format!("must be 1 to {PAYLOAD_BYTES_MAX}")).into());
     }
     if w.node.is_some() != (w.part == Part::Output) {
         return Err(ApiError::invalid("node", "must be there if and only if `part` is `output`").into());
@@ -81,10 +88,13 @@ pub(super) async fn read(
     let record = known(&app, &who, &id).await?;
     let value = match (w.part, &w.node) {
         (Part::Input, _) => record.input,
-        (Part::Output, Some(node)) => match record.results.get(node) {
-            Some(output) => output.clone(),
-            None => output(&app, &id, node).await?,
-        },
+        (Part::Output, Some(node)) => {
+            let value = match record.results.get(node) {
+                Some(output) => output.clone(),
+                None => output(&app, &id, node).await?,
+            };
+            whole(&app, &id, value).await?
+        }
         _ if record.results_omitted => {
             return Err(ApiError::invalid("part", "the results are too large for one answer: ask for the outputs of single nodes").into());
         }
@@ -113,4 +123,25 @@ async fn output(app: &App, id: &str, node: &str) -> Result<Value, Problem> {
         ApiError { field: Some("node".into()), ..ApiError::new(Code::UnknownExecution, format!("`{id}` has no output of a node `{node}`")) }
             .into()
     })
+}
+
+/// Outputs with what they refer to.
+async fn whole(app: &App, id: &str, mut outputs: Value) -> Result<Value, Problem> {
+    let Some(map) = outputs.as_object_mut().filter(|map| map.values().any(payload::is_marked)) else { return Ok(outputs) };
+    let unavailable = |why: String| ApiError::new(Code::Unavailable, why);
+    let _room = app.payloads.acquire().await.map_err(|e| unavailable(e.to_string()))?;
+    let mut left = PAYLOADS_BYTES_MAX;
+    for (name, value) in map {
+        let Some(reference) = PayloadRef::of(value).filter(|r| r.is_of(id)) else { continue };
+        // What is more than that stays a reference: `nats object get` gives it.
+        let Some(rest) = left.checked_sub(reference.bytes) else { continue };
+        left = rest;
+        *value = payloads::get(&app.link, &reference).await.map_err(|e| match e {
+            PayloadError::Gone(..) => {
+                ApiError { field: Some("node".into()), ..ApiError::new(Code::UnknownExecution, format!("output `{name}`: {e}")) }
+            }
+            PayloadError::Unavailable(..) => unavailable(e.to_string()),
+        })?;
+    }
+    Ok(outputs)
 }

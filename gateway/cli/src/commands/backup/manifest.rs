@@ -75,6 +75,7 @@ pub fn streams(names: &Names) -> Vec<String> {
         bucket(names.risk_bucket()),
         names.audit_stream(),
         names.access_stream(),
+        Names::object_stream(&names.payloads_bucket()),
         names.events_stream(),
         names.tasks_stream(),
         bucket(names.checkpoints_bucket()),
@@ -82,11 +83,14 @@ pub fn streams(names: &Names) -> Vec<String> {
     ]
 }
 
-/// The same of backups that were written before tokens and the record of access belonged to them: what they lack is
-/// made empty.
-fn streams_before(names: &Names) -> Vec<String> {
-    let later = [Names::bucket_stream(&names.tokens_bucket()), names.access_stream()];
-    streams(names).into_iter().filter(|name| !later.contains(name)).collect()
+/// Whether a backup has the streams of an installation. One that was written before some of them were there lacks
+/// these: they are made empty.
+fn are_of_an_installation(has: &[&str], names: &Names) -> bool {
+    let payloads = Names::object_stream(&names.payloads_bucket());
+    let (tokens, access) = (Names::bucket_stream(&names.tokens_bucket()), names.access_stream());
+    [&[][..], &[&payloads], &[&payloads, &tokens, &access]]
+        .iter()
+        .any(|lacks| streams(names).iter().filter(|name| !lacks.contains(name)).eq(has))
 }
 
 impl Manifest {
@@ -125,7 +129,7 @@ impl Manifest {
             return Err(ApiError::new(Code::Conflict, message));
         }
         let has: Vec<&str> = manifest.streams.iter().map(|s| s.name.as_str()).collect();
-        if has != streams(names) && has != streams_before(names) {
+        if !are_of_an_installation(&has, names) {
             return Err(wrong(format!("the backup has the streams {}, not those of an installation", has.join(", "))));
         }
         for s in &manifest.streams {

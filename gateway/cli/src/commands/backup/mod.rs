@@ -66,7 +66,8 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
 ///    it is emitted again, since its input is above the checkpoint;
 /// 3. records: every task has one;
 /// 4. the log, up to its end then, without executions that began too late for a record;
-/// 5. definitions, types, tokens (digests of them), the flag, the audit, the record of access, on which nothing else depends; what risk limits count: what it has too much is reserved by
+/// 5. payloads: every event that is read refers to what was stored before it;
+/// 6. definitions, types, tokens (digests of them), the flag, the audit, the record of access, on which nothing else depends; what risk limits count: what it has too much is reserved by
 ///    executions that are not there, and counts as spent.
 async fn take(link: &Link, args: &Args) -> anyhow::Result<Manifest> {
     let names = &link.names;
@@ -92,6 +93,8 @@ async fn take(link: &Link, args: &Args) -> anyhow::Result<Manifest> {
         m.seq <= before_records || Names::execution_token(&m.subject).is_none_or(|id| known.contains(&hasher.hash_one(id)))
     };
     done.push(copy(link, &names.events_stream(), &args.to, Upto::End, has_record).await?);
+    // What an event refers to was stored before it.
+    done.push(copy(link, &Names::object_stream(&names.payloads_bucket()), &args.to, Upto::End, |_| true).await?);
     for name in [names.definitions_bucket(), names.types_bucket(), names.tokens_bucket(), names.risk_bucket(), names.control_bucket()] {
         done.push(copy(link, &bucket(name), &args.to, Upto::EveryKey, |_| true).await?);
     }

@@ -46,7 +46,7 @@ const PAST_HALTS: usize = 30;
 /// How long running nodes of a worker may go on after SIGTERM.
 const DRAIN: &str = "5s";
 /// Keeps the limits of the streams below what any disk has; nothing of that size is written.
-const SETTINGS: &str = "[storage]\nevents_bytes_max = 4294967296\nrecords_bytes_max = 4294967296\n";
+const SETTINGS: &str = "[storage]\nevents_bytes_max = 4294967296\nrecords_bytes_max = 4294967296\npayloads_bytes_max = 1073741824\n";
 
 /// What is started.
 #[derive(Clone, Debug)]
@@ -234,7 +234,13 @@ impl Fleet {
     /// Makes the installation; a cluster needs a while to choose its leaders.
     async fn install(&self, replicas: usize) -> anyhow::Result<()> {
         let until = Instant::now() + READY_WITHIN;
-        let storage = StorageSettings { replicas, events_bytes_max: 4 << 30, records_bytes_max: 4 << 30, ..StorageSettings::default() };
+        let storage = StorageSettings {
+            replicas,
+            events_bytes_max: 4 << 30,
+            records_bytes_max: 4 << 30,
+            payloads_bytes_max: 1 << 30,
+            ..StorageSettings::default()
+        };
         loop {
             let tried = async {
                 let link = Link::connect(&self.direct().join(","), self.names.clone(), "setup").await?;

@@ -35,6 +35,7 @@ pub fn all(market: &str) -> Vec<Shape> {
         shape("naps", 12, 2500, naps(market), &["completed"], json!({ "buy": { "status": "filled" } })),
         shape("join", 8, 2500, join(), &["completed"], json!({ "all": { "n": 3 } })),
         shape("orders", 8, 0, orders(market), &["completed"], json!({ "left": { "side": "buy" }, "right": { "side": "sell" } })),
+        shape("large", 6, 0, large(), &["completed"], json!({ "left": { "value": 5 }, "right": { "value": 5 } })),
         Shape { cancelled_within_ms: Some(2500), ..shape("cancelled", 8, 1500, cancelled(market), &["completed", "cancelled"], json!({})) },
         // What ends it depends on how far it got.
         shape("deadline", 4, 1500, deadline(), &["completed", "failed", "timed_out"], json!({})),
@@ -137,6 +138,13 @@ fn join() -> Value {
     let nap = |id: &str, duration: &str| json!({ "id": id, "type": "sleep", "params": { "duration": duration } });
     let inputs = json!({ "x": from("short", "slept_ms"), "y": from("longer", "slept_ms"), "z": from("longest", "slept_ms") });
     json!([nap("short", "500ms"), nap("longer", "1500ms"), nap("longest", "2500ms"), fixed("all", 3, inputs)])
+}
+
+/// What it hands on is too large for a message.
+fn large() -> Value {
+    let test = |id: &str| json!({ "id": id, "type": "threshold", "params": { "max": 5 }, "inputs": { "value": from("start", "/big/n") } });
+    let big = json!({ "n": 5, "of": "x".repeat(80_000) });
+    json!([{ "id": "start", "type": "static", "params": { "outputs": { "big": big } } }, test("left"), test("right")])
 }
 
 fn orders(market: &str) -> Value {

@@ -1,0 +1,101 @@
+//! Outputs that are too large for a message: in the object store, told by reference, whole where they are used.
+
+use anyhow::{Context, ensure};
+use haltline_client::Status;
+use haltline_common::types::payload::PayloadRef;
+use haltline_tests::{Site, checks, http, shapes};
+use serde_json::{Value, json};
+
+use crate::COMMAND;
+
+/// A node gives a book of 300 KiB: the next one of its chain reads a price in it, another one takes all of it.
+fn book() -> Value {
+    let test = |id: &str, after: Value| {
+        json!({ "id": id, "type": "threshold", "params": { "max": 100 }, "depends_on": after,
+                "inputs": { "value": { "node": "book", "output": "/book/prices/1" } } })
+    };
+    json!([
+        { "id": "book", "type": "static",
+          "params": { "outputs": { "small": 7, "book": { "prices": [1, 42], "of": "x".repeat(300 * 1024) } } } },
+        test("left", json!([])),
+        test("right", json!([])),
+        { "id": "all", "type": "compare", "params": { "operator": "==" , "right": 42 }, "depends_on": ["left", "right"],
+          "inputs": { "left": { "node": "book", "output": "/book/prices/1" } } },
+    ])
+}
+
+#[tokio::test]
+async fn what_is_too_large_for_a_message_goes_by_reference() -> anyhow::Result<()> {
+    let site = Site::start(COMMAND).await?;
+    let outcome = site.run(&shapes::workflow("book", book())?, "k", json!({})).await?;
+    ensure!(outcome.status == Status::Completed, "{:?} {:?}", outcome.status, outcome.error);
+    let (record, events) = checks::ended(&site.client, "k").await?;
+    ensure!(record.results["left"]["value"] == 42 && record.results["all"]["result"] == true, "{:?}", record.results);
+    ensure!(record.results["book"]["small"] == 7, "what is small stays");
+    let reference = PayloadRef::of(&record.results["book"]["book"]).context("no reference")?;
+    ensure!(reference.is_of(&record.correlation.execution_id) && reference.bytes > 300 * 1024, "{reference:?}");
+    let longest = events.iter().map(|e| serde_json::to_string(e).map(|s| s.len())).collect::<Result<Vec<_>, _>>()?;
+    ensure!(longest.iter().all(|bytes| *bytes < 8192), "{longest:?}");
+    let value = haltline_common::payloads::get(site.client.link(), &reference).await?;
+    ensure!(value["prices"] == json!([1, 42]) && value["of"].as_str().is_some_and(|s| s.len() == 300 * 1024), "not what was given");
+    site.done();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_gateway_brings_back_what_is_kept_by_reference() -> anyhow::Result<()> {
+    let mut site = Site::start(COMMAND).await?;
+    site.spawn_gateway(None).await?;
+    let outcome = site.run(&shapes::workflow("book", book())?, "k", json!({})).await?;
+    ensure!(outcome.status == Status::Completed, "{:?} {:?}", outcome.status, outcome.error);
+    let (record, _) = checks::ended(&site.client, "k").await?;
+    let id = record.correlation.execution_id;
+    let target = format!("{}/v1/executions/{id}/payload?part=output&node=book&max_bytes=1000000", site.gateway_url());
+    let (status, body) = http::answer(http::client()?.get(target)).await?;
+    ensure!(status == 200, "{status} {body}");
+    ensure!(body["cut"] == false && body["value"]["book"]["prices"] == json!([1, 42]) && body["value"]["small"] == 7, "{}", body["cut"]);
+    site.done();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reference_to_what_is_not_there_or_not_its_own_fails_closed() -> anyhow::Result<()> {
+    let site = Site::start(COMMAND).await?;
+    let taking = json!([{ "id": "a", "type": "threshold", "params": { "max": 1 }, "inputs": { "value": { "input": "x" } } }]);
+    let taking = shapes::workflow("taking", taking)?;
+    let of = |object: &str| PayloadRef { object: object.into(), bytes: 3, at: None }.to_value();
+    let other = site.run(&taking, "other", json!({ "x": of("exec_other_00000000/aa") })).await?;
+    ensure!(other.error_type.as_deref() == Some("PayloadMissing"), "{other:?}");
+    ensure!(other.error.as_deref().is_some_and(|e| e.contains("another execution")), "{:?}", other.error);
+    // A node does not give what reads like a reference.
+    let forging = json!([{ "id": "a", "type": "static", "params": { "outputs": { "x": of("a/b") } } }]);
+    let forged = site.run(&shapes::workflow("forging", forging)?, "forged", json!({})).await?;
+    ensure!(forged.error_type.as_deref() == Some("InvalidOutput"), "{forged:?}");
+    // Lost from the store: nothing runs on what is left of it.
+    let id = haltline_common::types::ids::execution_id("lost", "lost", 0);
+    let lost =
+        json!([{ "id": "a", "type": "threshold", "params": { "max": 1 }, "inputs": { "value": { "value": of(&format!("{id}/aa")) } } }]);
+    let lost = site.run(&shapes::workflow("lost", lost)?, "lost", json!({})).await?;
+    ensure!(lost.execution_id == id, "{} is not {id}", lost.execution_id);
+    ensure!(lost.error_type.as_deref() == Some("PayloadMissing"), "{lost:?}");
+    ensure!(lost.error.as_deref().is_some_and(|e| e.contains("not in the object store")), "{:?}", lost.error);
+    site.done();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_between_payload_and_result_leaves_one_of_each() -> anyhow::Result<()> {
+    let mut site = Site::bare(COMMAND).await?;
+    site.spawn("coordinator", &["coordinator"], None)?;
+    site.spawn("worker-1", &["worker", "--id", "worker-1"], Some("worker.payload"))?;
+    site.ready(1).await?;
+    site.submit(&shapes::workflow("book", book())?, "k", json!({})).await?;
+    let client = site.client.clone();
+    let (record, _) = site.tending(checks::ended(&client, "k")).await?;
+    ensure!(record.status == Status::Completed, "{record:?}");
+    ensure!(site.process("worker-1")?.killed() == 1, "it did not die");
+    let reference = PayloadRef::of(&record.results["book"]["book"]).context("no reference")?;
+    haltline_common::payloads::get(site.client.link(), &reference).await?;
+    site.done();
+    Ok(())
+}
