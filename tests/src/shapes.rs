@@ -48,6 +48,22 @@ pub fn chain(id: &str) -> anyhow::Result<Definition> {
     )
 }
 
+/// The same with a price in a book that is too large for a message.
+///
+/// # Errors
+/// As [`workflow`].
+pub fn large(id: &str) -> anyhow::Result<Definition> {
+    let book = json!({ "close": "99.5", "of": "x".repeat(100 * 1024) });
+    workflow(
+        id,
+        json!([
+            { "id": "price", "type": "static", "params": { "outputs": { "book": book } } },
+            { "id": "cheap", "type": "threshold", "params": { "max": 100 }, "inputs": { "value": { "node": "price", "output": "/book/close" } } },
+            buy(json!({ "node": "cheap", "output": "pass" }), json!([])),
+        ]),
+    )
+}
+
 /// The same with a condition that fails once in a way that is worth another attempt.
 ///
 /// # Errors

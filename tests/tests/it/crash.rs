@@ -30,6 +30,7 @@ pub const POINTS: &[(&str, Role)] = &[
     ("worker.reserved", Role::Worker),
     ("worker.intended", Role::Worker),
     ("worker.looking", Role::Worker),
+    ("worker.payload", Role::Worker),
     ("worker.effect", Role::Worker),
     ("worker.effect_done", Role::Worker),
     ("worker.settled", Role::Worker),
@@ -61,6 +62,7 @@ enum Victim {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Shape {
     Chain,
+    Large,
     Retrying,
     Parallel,
     Skipping,
@@ -112,7 +114,7 @@ async fn play(point: &str, role: Role, shape: Shape, victim: Victim) -> anyhow::
     let (record, events) = site.tending(checks::ended(&client, "the key")).await?;
     let id = record.correlation.execution_id.clone();
     let (status, trades) = match shape {
-        Shape::Chain | Shape::Retrying | Shape::Parallel => (Status::Completed, true),
+        Shape::Chain | Shape::Large | Shape::Retrying | Shape::Parallel => (Status::Completed, true),
         Shape::Skipping => (Status::CompletedWithErrors, true),
         Shape::Cancel => (Status::Cancelled, false),
         Shape::Halt => (Status::Halted, false),
@@ -181,6 +183,7 @@ async fn ask(site: &mut Site, role: Role, shape: Shape, fault: Option<&str>) -> 
     let input = site.trading();
     let definition = match shape {
         Shape::Chain => shapes::chain("crash")?,
+        Shape::Large => shapes::large("crash")?,
         Shape::Retrying => shapes::retrying("crash")?,
         Shape::Parallel => shapes::parallel("crash")?,
         Shape::Skipping => shapes::skipping("crash")?,
@@ -302,6 +305,7 @@ crashes! {
     at_worker_reserved: "worker.reserved", Chain;
     at_worker_intended: "worker.intended", Chain;
     at_worker_looking: "worker.looking", Chain;
+    at_worker_payload: "worker.payload", Large;
     at_worker_effect: "worker.effect", Chain;
     at_worker_effect_done: "worker.effect_done", Chain;
     at_worker_settled: "worker.settled", Chain;

@@ -46,7 +46,7 @@ async fn ensure_is_idempotent_and_repairs() -> anyhow::Result<()> {
     let shorter = StorageSettings { keep: Millis::secs(7200), ..storage.clone() };
     let changed = topology::ensure(link, &shorter).await?;
     let fields: Vec<&[String]> = changed.iter().map(|c| if let Change::Updated(_, f) = c { &f[..] } else { &[] }).collect();
-    ensure!(fields == [["max_age"], ["metadata"]], "{changed:?}");
+    ensure!(fields == [["max_age"], ["metadata"], ["max_age"]], "{changed:?}");
     topology::ensure(link, &storage).await?;
     let consumer = Names::task_consumer("http");
     let _: Value = js::api(link, &format!("CONSUMER.DELETE.{}.{consumer}", link.names.tasks_stream()), &Value::Null).await?;

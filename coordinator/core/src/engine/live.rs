@@ -155,8 +155,9 @@ impl Engine {
 
     /// Writes what was decided, and asks for what the gate holds back.
     pub(super) fn emit(&mut self, id: &str, mut outputs: Vec<Output>) {
-        let one_by_one = self.limits.one_by_one;
         let Some(Slot::Live(live)) = self.slots.get_mut(id) else { return };
+        // A server whose disk is full can refuse the first event and take the task, whose worker then tells first.
+        let one_by_one = self.limits.one_by_one || live.created.is_some();
         if one_by_one {
             // Notes first; tasks and the end once everything before them is stored.
             let (notes, rest): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|o| !matches!(o, Output::Task(_) | Output::End(..)));

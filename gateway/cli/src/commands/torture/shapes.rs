@@ -35,7 +35,7 @@ pub fn all(market: &str) -> Vec<Shape> {
         shape("naps", 12, 2500, naps(market), &["completed"], json!({ "buy": { "status": "filled" } })),
         shape("join", 8, 2500, join(), &["completed"], json!({ "all": { "n": 3 } })),
         shape("orders", 8, 0, orders(market), &["completed"], json!({ "left": { "side": "buy" }, "right": { "side": "sell" } })),
-        shape("large", 6, 0, large(), &["completed"], json!({ "left": { "value": 5 }, "right": { "value": 5 } })),
+        shape("large", 6, 0, large(), &["completed"], json!({ "left": { "value": "5" }, "right": { "value": "5" } })),
         Shape { cancelled_within_ms: Some(2500), ..shape("cancelled", 8, 1500, cancelled(market), &["completed", "cancelled"], json!({})) },
         // What ends it depends on how far it got.
         shape("deadline", 4, 1500, deadline(), &["completed", "failed", "timed_out"], json!({})),
