@@ -27,6 +27,10 @@ pub enum ApiFailure {
 }
 
 impl ApiFailure {
+    /// Whether the same question may be answered soon: a server starts, or a leader is being chosen.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Silent(_) | Self::Answered { code: 503, .. })
+    }
     /// Whether the stream or consumer does not exist.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Answered { err_code: 10059 | 10014, .. })

@@ -32,6 +32,18 @@ pub async fn check(link: &Link, payload: &[u8]) -> Result<Resolved, ApiError> {
     };
     let unknown = record.unknown_nodes.iter().find(|n| n.node_id == r.node_id);
     if let Some(unknown) = unknown.filter(|_| !record.status.is_terminal()) {
+        // Said already, and the record does not show it yet.
+        let commands = history::commands(link, &r.execution_id).await.map_err(|e| ApiError::new(Code::Unavailable, e.to_string()))?;
+        let about = Some(token(unknown.attempt));
+        let said = |c: &Command| c.kind == CommandType::Resolve && c.nodes.first() == Some(&r.node_id) && c.token == about;
+        if let Some((_, said)) = commands.iter().find(|(_, c)| said(c)) {
+            if is_same(said, &r) {
+                return Ok(Resolved::Known(Accepted { execution_id: r.execution_id, status: record.status, repeated: true }));
+            }
+            let by = if said.by.is_empty() { "someone" } else { &said.by };
+            let message = format!("{by} has resolved node `{}` already, in another way", r.node_id);
+            return Err(ApiError { field: Some("node_id".into()), ..ApiError::new(Code::Conflict, message) });
+        }
         return Ok(Resolved::Command(Box::new(Command {
             reason: r.reason,
             by: r.by,
@@ -52,7 +64,7 @@ pub async fn check(link: &Link, payload: &[u8]) -> Result<Resolved, ApiError> {
         }
     }
     // The request repeated, because its answer was lost.
-    if said.is_some_and(|c| (c.resolution, &c.outputs, &c.reason, &c.by) == (Some(r.resolution), &r.outputs, &r.reason, &r.by)) {
+    if said.is_some_and(|c| is_same(&c, &r)) {
         return Ok(Resolved::Known(Accepted { execution_id: r.execution_id, status: record.status, repeated: true }));
     }
     let waiting: Vec<&str> = record.unknown_nodes.iter().map(|n| n.node_id.as_str()).collect();
@@ -63,6 +75,11 @@ pub async fn check(link: &Link, payload: &[u8]) -> Result<Resolved, ApiError> {
     };
     let message = format!("node `{}` does not wait for a resolution: {}{others}", r.node_id, state(last.as_ref()));
     Err(ApiError { field: Some("node_id".into()), ..ApiError::new(Code::Conflict, message) })
+}
+
+/// Whether a command says what is asked for.
+fn is_same(said: &Command, r: &Resolve) -> bool {
+    (said.resolution, &said.outputs, &said.reason, &said.by) == (Some(r.resolution), &r.outputs, &r.reason, &r.by)
 }
 
 /// Where a node stands, by the last event about it.

@@ -295,6 +295,7 @@ impl Service {
                 }
                 let Some(shard) = self.shards.get_mut(&shard).filter(|s| s.epoch == epoch) else { return };
                 match outcome {
+                    Ok(stored) if stored.duplicate => shard.engine.stored_before(id, stored.seq),
                     Ok(stored) => shard.engine.stored(id, stored.seq),
                     Err(WriteError::Conflict(_)) => shard.engine.conflicted(id),
                     Err(e) => {

@@ -516,7 +516,11 @@ impl Command {
                 let head = self.nodes.first().map_or("", String::as_str);
                 format!("{id}/{head}/{kind}/{}/{}", self.token.unwrap_or_default(), self.by)
             }
-            CommandType::Resolve => format!("{id}/{}/{kind}/{}", self.nodes.first().map_or("", String::as_str), self.timestamp),
+            // One for each time that it became unknown: of two that say different things one is stored.
+            CommandType::Resolve => {
+                let about = self.token.map_or_else(|| self.timestamp.to_string(), |token| token.to_string());
+                format!("{id}/{}/{kind}/{about}", self.nodes.first().map_or("", String::as_str))
+            }
         }
     }
 }

@@ -46,12 +46,13 @@ pub(super) async fn info(link: &Link, stream: &str) -> Result<Info, String> {
 }
 
 /// All streams of the installation, by names that are the same in each namespace.
-fn streams(names: &Names) -> [(&'static str, String); 12] {
+fn streams(names: &Names) -> [(&'static str, String); 13] {
     let bucket = |bucket: String| Names::bucket_stream(&bucket);
     [
         ("events", names.events_stream()),
         ("tasks", names.tasks_stream()),
         ("executions", bucket(names.executions_bucket())),
+        ("payloads", Names::object_stream(&names.payloads_bucket())),
         ("definitions", bucket(names.definitions_bucket())),
         ("control", bucket(names.control_bucket())),
         ("workers", bucket(names.workers_bucket())),

@@ -293,3 +293,33 @@ async fn an_intent_of_an_attempt_that_is_given_up_counts_if_it_is_stored() -> an
     site.done();
     Ok(())
 }
+
+#[tokio::test]
+async fn of_two_who_resolve_a_node_differently_at_once_one_is_refused() -> anyhow::Result<()> {
+    let venue = Venue::start(Mood::Ok).await?;
+    let mut site = dying("worker.effect_done", &["coordinator"]).await?;
+    let id = site.submit(&posting("post", json!({}))?, "k", json!({ "url": format!("{}/a", venue.url) })).await?;
+    unknown(&mut site, &id).await?;
+    let say = |resolution: Resolution, by: &str| Resolve {
+        execution_id: id.clone(),
+        node_id: "post".into(),
+        resolution,
+        outputs: (resolution == Resolution::Done).then(|| serde_json::Map::from_iter([("status".to_owned(), json!(201))])),
+        reason: "looked at their books".into(),
+        by: by.into(),
+    };
+    let (done, fail) = (say(Resolution::Done, "ana"), say(Resolution::Fail, "bo"));
+    let answers: [_; 2] = tokio::join!(site.client.resolve(&done), site.client.resolve(&fail)).into();
+    ensure!(answers.iter().filter(|a| a.is_ok()).count() == 1, "{answers:?}");
+    ensure!(answers.iter().any(|a| a.as_ref().is_err_and(|e| e.code == Code::Conflict)), "{answers:?}");
+    let (record, _) = checks::ended(&site.client, "k").await?;
+    ensure!((record.status == Status::Completed) == answers[0].is_ok(), "{:?} {answers:?}", record.status);
+    let commands = haltline_common::history::commands(site.link(), &id).await?;
+    let said: Vec<_> = commands.iter().filter_map(|(_, c)| c.resolution.map(|_| c.by.as_str())).collect();
+    ensure!(said == [if answers[0].is_ok() { "ana" } else { "bo" }], "{said:?}");
+    // Who was told that it is stored hears the same again.
+    let again = site.client.resolve(if answers[0].is_ok() { &done } else { &fail }).await?;
+    ensure!(again.repeated, "{again:?}");
+    site.done();
+    Ok(())
+}

@@ -83,8 +83,20 @@ impl Engine {
                 }
                 self.answered(&id);
             }
-            Some(Purpose::Command(ticket, id)) => self.cancel_stored(ticket, id),
+            Some(Purpose::Command(ticket, id) | Purpose::Resolve(ticket, id)) => self.cancel_stored(ticket, id),
         }
+    }
+
+    /// A write was stored at `seq` before: by an earlier try, or by someone else under the same id.
+    pub fn stored_before(&mut self, write: WriteId, seq: u64) {
+        if let Some(Purpose::Resolve(ticket, _)) = self.writes.get(&write) {
+            let ticket = *ticket;
+            self.writes.remove(&write);
+            let message = "someone has said what became of this node just now; asked again, this tells whether it was the same";
+            self.refuse(ticket, ApiError::new(Code::Unavailable, message));
+            return;
+        }
+        self.stored(write, seq);
     }
 
     /// A write's compare-and-swap found something else.
@@ -95,7 +107,7 @@ impl Engine {
             // late. Forget it and read everything anew; what is missing is emitted again.
             Some(Purpose::Final(id)) => self.reload(&id),
             Some(Purpose::Output(id)) => self.answered(&id),
-            Some(Purpose::Command(ticket, id)) => self.cancel_stored(ticket, id),
+            Some(Purpose::Command(ticket, id) | Purpose::Resolve(ticket, id)) => self.cancel_stored(ticket, id),
             None => {}
         }
     }

@@ -114,6 +114,8 @@ enum Purpose {
     Output(String),
     Final(String),
     Command(u64, String),
+    /// What an operator says, of which there may be one.
+    Resolve(u64, String),
 }
 
 /// A request that waits for its execution to be stored or loaded.

@@ -143,7 +143,7 @@ impl Engine {
     /// What an operator found out: it becomes part of the log before anything is decided on it. The
     /// shell checks that the node waits for it.
     pub fn resolve(&mut self, ticket: u64, command: Command) {
-        self.write(Purpose::Command(ticket, command.execution_id.clone()), Body::Command(Box::new(command)));
+        self.write(Purpose::Resolve(ticket, command.execution_id.clone()), Body::Command(Box::new(command)));
     }
 
     pub(super) fn cancel_stored(&mut self, ticket: u64, execution_id: String) {

@@ -1,9 +1,19 @@
 //! `haltline coordinator`.
 
-use haltline_common::{config::Settings, shutdown, topology};
+use std::time::Duration;
+
+use haltline_common::{
+    config::Settings,
+    retry::Reconnect,
+    shutdown,
+    topology::{self, EnsureError},
+};
 
 use super::Context;
 use crate::{listener, services, settings::set};
+
+/// At most so long between two tries to ensure the installation.
+const AGAIN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Run a coordinator: accepts submissions and decides which node runs next
 #[derive(Debug, clap::Args)]
@@ -43,8 +53,22 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     let _metrics = listener::open(&context.settings.metrics).await?;
     let link = context.link("coordinator").await?;
     if !args.no_ensure {
-        for change in topology::ensure(&link, &context.settings.storage).await? {
-            tracing::info!(?change, "installation");
+        let mut delays = Reconnect::new(AGAIN_WITHIN);
+        loop {
+            match topology::ensure(&link, &context.settings.storage).await {
+                Ok(changes) => {
+                    changes.iter().for_each(|change| tracing::info!(?change, "installation"));
+                    break;
+                }
+                Err(EnsureError::Failed { what, source }) if source.is_passing() => {
+                    tracing::warn!(what, error = %source, "cannot be ensured now; trying again");
+                }
+                Err(e) => return Err(e.into()),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(0),
+                () = tokio::time::sleep(delays.next_delay()) => {}
+            }
         }
     }
     services::coordinator(link, context.settings.coordinator, stop).await?;
