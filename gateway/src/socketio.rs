@@ -97,14 +97,7 @@ async fn connected(app: App, socket: SocketRef, said: Option<Value>) {
         return;
     };
     let by_token = said.as_ref().and_then(|v| v["token"].as_str());
-    let principal = match who(&app, &socket, "connect", by_token).await {
-        Ok(principal) => Some(Arc::new(principal)),
-        Err(Denied::Missing) => None,
-        Err(denied) => {
-            let _ = socket.emit("error", &json!({ "message": denied.to_string() }));
-            None
-        }
-    };
+    // Before anything is waited for: what comes meanwhile counts, too.
     let (tx, asked) = mpsc::channel::<Asked>(ASKED_MAX);
     let gone = CancellationToken::new();
     let (flow, flood) = (Arc::new(Mutex::new(Flow::new())), gone.clone());
@@ -116,6 +109,14 @@ async fn connected(app: App, socket: SocketRef, said: Option<Value>) {
             let _ = socket.emit("error", &json!({ "message": "too many requests at once" }));
         }
     });
+    let principal = match who(&app, &socket, "connect", by_token).await {
+        Ok(principal) => Some(Arc::new(principal)),
+        Err(Denied::Missing) => None,
+        Err(denied) => {
+            let _ = socket.emit("error", &json!({ "message": denied.to_string() }));
+            None
+        }
+    };
     let over = gone.clone();
     socket.on_disconnect(async move || over.cancel());
     let counted = app.sessions.token();
