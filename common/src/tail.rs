@@ -337,14 +337,23 @@ impl Reader {
             return End::Closed;
         }
         self.health.live.store(true, Ordering::Release);
+        // One timer, not one for each message.
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let message = match tokio::time::timeout(LOOK_EVERY, sub.next()).await {
-                Ok(Some(message)) => message,
-                Ok(None) => return End::Failed("subscription closed".into()),
-                // A server that was started again knows nothing of this consumer, and says nothing.
-                Err(_) if self.link.reconnects() != connects => return End::Failed("the connection was made anew".into()),
-                Err(_) if heard.elapsed() > patience => return End::Failed(format!("nothing heard for {patience:?}")),
-                Err(_) => continue,
+            let message = tokio::select! {
+                biased;
+                message = sub.next() => match message {
+                    Some(message) => message,
+                    None => return End::Failed("subscription closed".into()),
+                },
+                _ = look.tick() => match () {
+                    () if heard.elapsed() < LOOK_EVERY / 2 => continue,
+                    // A server that was started again knows nothing of this consumer, and says nothing.
+                    () if self.link.reconnects() != connects => return End::Failed("the connection was made anew".into()),
+                    () if heard.elapsed() > patience => return End::Failed(format!("nothing heard for {patience:?}")),
+                    () => continue,
+                },
             };
             heard = Instant::now();
             self.health.hear();

@@ -71,6 +71,8 @@ pub async fn attempt(
         return (Attempted::Ended(failed("UnknownType", message, false), 0.0), None, Vec::new());
     };
     let permit = tokio::select! {
+        // A free slot and a node that ends at once need no timer and no wait for anyone: first in line.
+        biased;
         permit = slots.acquire() => permit,
         () = flight.draining.cancelled() => return (Attempted::GivenUp, None, Vec::new()),
     };
@@ -114,7 +116,7 @@ pub async fn attempt(
     };
     let attempted = match wanted {
         Wanted::Run => work.all(in_doubt.last()).await,
-        Wanted::Ask => match work.ask(in_doubt.last()).await {
+        Wanted::Ask => match Box::pin(work.ask(in_doubt.last())).await {
             // Who did not answer is asked again.
             None | Some(Done::Outcome(NodeOutcome::Failed { .. } | NodeOutcome::Cancelled)) => Done::Other(Attempted::Asked),
             Some(known) => known,
@@ -139,7 +141,7 @@ pub async fn attempt(
     let noted = work.settle_risk(&attempted).await;
     // What a newer delivery has overtaken says nothing any more.
     let left = match &work.ctx.effects {
-        Some(effects) if !matches!(attempted, Attempted::Stale) => Some(effects.leave().await),
+        Some(effects) if !matches!(attempted, Attempted::Stale) => Some(Box::pin(effects.leave()).await),
         _ => None,
     };
     (attempted, left, noted)
@@ -179,7 +181,7 @@ impl Attempt<'_> {
             _ if effects.is_done() => Came::Failed { error_type: "", done: true },
             Attempted::Ended(..) | Attempted::Unsure | Attempted::GivenUp | Attempted::Asked => Came::NotDone,
         };
-        reserve.after(&self.ctx, came).await
+        Box::pin(reserve.after(&self.ctx, came)).await
     }
 
     /// Asks about what is in doubt; what the node comes to by the answer, and nothing if it may run.
@@ -205,11 +207,16 @@ impl Attempt<'_> {
         }
     }
 
-    /// Asks about what is in doubt, runs, and asks about what the run left in doubt.
+    /// Runs the node, with all that an effect calls for if it may have one.
     async fn all(&self, in_doubt: Option<&Intent>) -> Done {
-        let Some(effects) = &self.ctx.effects else {
-            return self.bounded(self.node.run(&self.ctx)).await.map_or_else(|e| e, |outputs| NodeOutcome::Completed(outputs).into());
-        };
+        match &self.ctx.effects {
+            Some(effects) => Box::pin(self.acting(effects, in_doubt)).await,
+            None => self.bounded(self.node.run(&self.ctx)).await.map_or_else(|e| e, |outputs| NodeOutcome::Completed(outputs).into()),
+        }
+    }
+
+    /// Asks about what is in doubt, runs, and asks about what the run left in doubt.
+    async fn acting(&self, effects: &Effects, in_doubt: Option<&Intent>) -> Done {
         if let Some(known) = self.ask(in_doubt).await {
             return known;
         }
@@ -267,6 +274,7 @@ impl Attempt<'_> {
         // Also without a word from the coordinator. One more, so that the deadline has passed then.
         let left = Duration::from_millis(self.ctx.deadline.millis_since(clock::now()).saturating_add(1));
         let ended = tokio::select! {
+            biased;
             ended = &mut running => Some(ended),
             () = cancel.cancelled() => tokio::time::timeout(COOPERATE, &mut running).await.ok(),
             () = tokio::time::sleep(left) => {

@@ -75,7 +75,8 @@ enum Left {
     Abandoned(&'static str),
 }
 
-/// Runs the task in `message`.
+/// Runs the task in `message`. What few tasks come to is boxed below: each task is a future that is moved and kept,
+/// and would have room for all of it.
 pub async fn run(flight: Arc<Flight>, message: Message) {
     let Some(reply) = message.reply.clone() else { return };
     let Some(meta) = Meta::parse(&reply) else { return };
@@ -151,7 +152,7 @@ impl Walk {
             }
         }
         if self.run.is_contested()
-            && let Err(left) = self.learn().await
+            && let Err(left) = Box::pin(self.learn()).await
         {
             return left;
         }
@@ -171,7 +172,9 @@ impl Walk {
                 self.run.command(&command);
             }
             let gate = self.flight.control.gate_at(&self.run.place());
-            if let Some(step) = self.ask(&gate).await? {
+            if matches!(gate, Gate::Open) {
+                self.asked = 0;
+            } else if let Some(step) = Box::pin(self.ask(&gate)).await? {
                 match step {
                     Step::End(event) => return self.end(vec![*event]).await,
                     Step::Note(event) => self.tell(&event).await?,
@@ -326,10 +329,10 @@ impl Walk {
         let mut delays = Reconnect::new(Duration::from_secs(1));
         loop {
             let read = if commands_only {
-                let commands = history::commands(link, execution_id).await;
+                let commands = Box::pin(history::commands(link, execution_id)).await;
                 commands.map(|all| all.into_iter().map(|(_, c)| LogMessage::Command(Box::new(c))).collect())
             } else {
-                history::read(link, execution_id).await.map(|all| all.into_iter().map(|(_, entry)| log_message(entry)).collect())
+                Box::pin(history::read(link, execution_id)).await.map(|all| all.into_iter().map(|(_, entry)| log_message(entry)).collect())
             };
             match read {
                 Ok(log) => return Some(log),
@@ -347,7 +350,7 @@ impl Walk {
     /// Where a flag keeps the node that is next from running, and it did something of which nobody knows: asks
     /// what became of it, before it waits or ends. A confirmation of the halt waits for the answer.
     async fn ask(&mut self, gate: &Gate) -> Result<Option<Step>, NotStored> {
-        let kept_back = !matches!(gate, Gate::Open) && self.flight.control.doubt().is_none() && self.has_next_type();
+        let kept_back = self.flight.control.doubt().is_none() && self.has_next_type();
         let Some((node, attempt, inputs)) = self.run.doubtful().filter(|_| kept_back) else {
             self.asked = 0;
             return Ok(None);
@@ -373,15 +376,17 @@ impl Walk {
     async fn node(&mut self, wanted: Wanted, node: usize, attempt: u32, inputs: Map<String, Value>) -> Result<Step, NotStored> {
         let execution_id = self.run.task().correlation.execution_id.clone();
         let deadline = self.run.task().deadline;
-        if inputs.values().any(payload::is_marked) {
-            self.telling.leave(&self.flight, &self.note).await?;
-        }
         let (flight, cancel) = (self.flight.clone(), self.entered.cancel.clone());
         let until = Until { cancel: &cancel, deadline };
         // Its room is taken until the attempt is over.
-        let (inputs, _room) = match flight.payloads.whole(&execution_id, inputs, &until).await {
-            Ok(whole) => whole,
-            Err(outcome) => return Ok(self.step(node, outcome, 0.0, Vec::new())),
+        let (inputs, _room) = if inputs.values().any(payload::is_marked) {
+            self.telling.leave(&self.flight, &self.note).await?;
+            match Box::pin(flight.payloads.whole(&execution_id, inputs, &until)).await {
+                Ok(whole) => whole,
+                Err(outcome) => return Ok(self.step(node, outcome, 0.0, Vec::new())),
+            }
+        } else {
+            (inputs, None)
         };
         let (attempted, left, noted) = {
             let mut running = pin!(node_run::attempt(&self.flight, &self.run, node, attempt, inputs, &self.entered, wanted));
@@ -409,7 +414,7 @@ impl Walk {
         let outcome = match outcome {
             NodeOutcome::Completed(outputs) if payloads::must_put_away(&outputs) => {
                 self.telling.leave(&self.flight, &self.note).await?;
-                flight.payloads.put_away(&execution_id, outputs, &until).await.map_or_else(|ended| ended, NodeOutcome::Completed)
+                Box::pin(flight.payloads.put_away(&execution_id, outputs, &until)).await.map_or_else(|ended| ended, NodeOutcome::Completed)
             }
             other => other,
         };

@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashMap,
-    hash::{DefaultHasher, Hasher},
     sync::{Mutex, PoisonError},
 };
 
@@ -12,46 +11,29 @@ use haltline_common::types::definition::Definition;
 /// Definitions remembered; above it all are forgotten, which only costs storing them again.
 const KNOWN_MAX: usize = 4096;
 
-/// Hash of the content by workflow and version. Versions are immutable on the server, so what was
-/// stored once stays true.
+/// By workflow and version. Versions are immutable on the server, so what was stored once stays true.
 #[derive(Default)]
-pub(crate) struct Known(Mutex<HashMap<(String, String), u64>>);
+pub(crate) struct Known(Mutex<HashMap<(String, String), Definition>>);
 
 impl Known {
     /// Whether exactly this was stored.
     pub fn has(&self, definition: &Definition) -> bool {
-        let Some(hash) = hash(definition) else { return false };
         let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Owned keys are looked up by value; the cost is two short copies.
-        map.get(&(definition.id.clone(), definition.version.clone())) == Some(&hash)
+        map.get(&key(definition)) == Some(definition)
     }
 
     /// Remembers that this was stored.
     pub fn remember(&self, definition: &Definition) {
-        let Some(hash) = hash(definition) else { return };
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if map.len() >= KNOWN_MAX {
             map.clear();
         }
-        map.insert((definition.id.clone(), definition.version.clone()), hash);
+        map.insert(key(definition), definition.clone());
     }
 }
 
-/// Hashes the JSON form without building it.
-fn hash(definition: &Definition) -> Option<u64> {
-    struct Sink(DefaultHasher);
-    impl std::io::Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.write(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut sink = Sink(DefaultHasher::new());
-    serde_json::to_writer(&mut sink, definition).ok()?;
-    Some(sink.0.finish())
+fn key(definition: &Definition) -> (String, String) {
+    (definition.id.clone(), definition.version.clone())
 }
 
 #[cfg(test)]
