@@ -192,7 +192,12 @@ impl Walk {
                 }
                 Next::Wait(_) if self.may_hand_back(waiting_since) => {
                     self.settle().await?;
-                    return Ok(Left::Later);
+                    // What is done counts, and the coordinator keeps the rest until it may go on: its record says so then.
+                    let rest = if self.run.doubtful().is_none() { self.run.hand_back(clock::now()) } else { None };
+                    return match rest {
+                        Some(event) => self.end(vec![event]).await,
+                        None => Ok(Left::Later),
+                    };
                 }
                 Next::Wait(why) => {
                     waiting_since.get_or_insert_with(Instant::now);

@@ -208,6 +208,10 @@ impl Execution {
     pub(crate) fn awaits(&self, head: &str) -> bool {
         self.plan.find(head).is_some_and(|i| self.nodes[i as usize] == NodeState::InTask(i))
     }
+    /// Whether no task of it is out.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.outstanding == 0 && !self.ended
+    }
     /// Whether no further node is to start.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stop.is_some()

@@ -5,6 +5,7 @@
 //! only behind the one that its writer has read last, so of two writers one loses, and begins again. Events have
 //! deterministic ids and are stored before their entry, so a successor repeats what is not known to be told.
 
+mod belt;
 mod chain;
 mod run;
 mod tell;

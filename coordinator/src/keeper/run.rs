@@ -1,7 +1,7 @@
 //! The keeper's loop: control bucket in, events, audit and what is to run out.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use haltline_common::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{chain::Chain, tell};
+use super::{belt, chain::Chain, tell};
 
 /// What is to run at a halt is asked for again by the next keeper if the halt is not older than this, in milliseconds.
 const ON_HALT_WITHIN_MS: u64 = 60_000;
@@ -54,6 +54,11 @@ struct Run {
     /// When each of them was seen here.
     seen: HashMap<(Scope, u64), Duration>,
     caught_up: bool,
+    /// Scopes with a confirmed shutdown, whose consumers are paused.
+    paused: BTreeSet<Scope>,
+    /// Pausing them, or letting them go on.
+    fastening: JoinSet<()>,
+    fasten_again: bool,
 }
 
 impl Run {
@@ -69,6 +74,9 @@ impl Run {
             confirming: JoinSet::new(),
             seen: HashMap::new(),
             caught_up: false,
+            paused: BTreeSet::new(),
+            fastening: JoinSet::new(),
+            fasten_again: false,
         })
     }
 
@@ -87,6 +95,8 @@ impl Run {
         let health = tail.health();
         let mut retire = tokio::time::interval(RETIRE_EVERY);
         retire.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut belt = tokio::time::interval(belt::EVERY);
+        belt.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // Beside the rest: it reads the log.
         let mut retiring = JoinSet::new();
         loop {
@@ -102,6 +112,13 @@ impl Run {
                     });
                 }
                 Some(_) = retiring.join_next(), if !retiring.is_empty() => {}
+                // Before all flags are known nothing is let go on that a shutdown stops.
+                _ = belt.tick(), if self.caught_up => self.fasten(),
+                Some(_) = self.fastening.join_next(), if !self.fastening.is_empty() => {
+                    if std::mem::take(&mut self.fasten_again) {
+                        self.fasten();
+                    }
+                }
                 item = tail.next() => {
                     let told = match item {
                         Some(Item::Message(m)) => self.changed(&m, &health.created()).await,
@@ -138,6 +155,9 @@ impl Run {
         self.flags.insert(scope.clone(), flag.clone());
         let before = previous.map_or(Level::Normal, |(state, _)| state);
         let begins = flag.state >= Level::Halt && before < Level::Halt;
+        if flag.state < Level::Shutdown && self.paused.remove(&scope) {
+            self.fasten();
+        }
         if m.seq < self.chain.from(stream) {
             // Whoever wrote it down may have died before this was accepted; asked for twice, it runs once.
             if begins && clock::now().millis_since(m.stored_at) < ON_HALT_WITHIN_MS {
@@ -173,11 +193,16 @@ impl Run {
         for flag in self.flags.values().cloned().collect::<Vec<_>>() {
             self.confirm(&flag, stream);
         }
+        self.fasten();
         Ok(())
     }
 
     fn confirm(&mut self, flag: &Flag, stream: &str) {
-        if flag.state.runs() || self.chain.is_confirmed(stream, &flag.scope, flag.revision) {
+        if flag.state.runs() {
+            return;
+        }
+        if self.chain.is_confirmed(stream, &flag.scope, flag.revision) {
+            self.pause(flag);
             return;
         }
         let seen = *self.seen.entry((flag.scope.clone(), flag.revision)).or_insert_with(clock::boot);
@@ -209,6 +234,28 @@ impl Run {
             confirmed: report.confirmed as u32,
             took_ms: report.elapsed_ms as u64,
         };
+        self.pause(&flag);
         self.chain.append(happened, report.scope, report.revision, stream, at).await
+    }
+
+    /// What a confirmed flag calls for on the server.
+    fn pause(&mut self, flag: &Flag) {
+        if flag.state == Level::Shutdown && belt::has(&flag.scope) && self.paused.insert(flag.scope.clone()) {
+            self.fasten();
+        }
+    }
+
+    /// Brings the consumers into line with what is paused, one time after the other.
+    fn fasten(&mut self) {
+        if !self.fastening.is_empty() {
+            self.fasten_again = true;
+            return;
+        }
+        let (link, scopes) = (self.link.clone(), self.paused.clone());
+        self.fastening.spawn(async move {
+            if let Err(e) = belt::fasten(&link, &scopes).await {
+                tracing::warn!(error = %e, "consumers of tasks could not be paused or let go on; tried again within seconds");
+            }
+        });
     }
 }

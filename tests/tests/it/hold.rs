@@ -46,6 +46,10 @@ fn of<'e>(events: &'e [Event], kind: EventType, node: &str) -> Vec<&'e Event> {
     events.iter().filter(|e| e.kind == kind && e.node_id.as_deref() == Some(node)).collect()
 }
 
+async fn status(site: &Site, id: &str, expected: Status) -> anyhow::Result<bool> {
+    Ok(site.client.record(id).await?.status == expected)
+}
+
 #[tokio::test]
 async fn what_holds_reads_again_what_got_too_old_and_orders_once() -> anyhow::Result<()> {
     let mut site = Site::start(COMMAND).await?;
@@ -68,8 +72,9 @@ async fn what_holds_reads_again_what_got_too_old_and_orders_once() -> anyhow::Re
     // The market moves on while they hold, for longer than a quote may be old.
     let moved = http::client()?.post(format!("{}/clock/advance", site.market_url())).json(&json!({ "bars": 5 })).send().await?;
     ensure!(moved.status().is_success(), "{moved:?}");
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    // By then a worker has given up waiting, and the quotes are too old.
     for id in &ids {
+        soon("its record says that it waits", async || status(&site, id, Status::Waiting).await).await?;
         ensure!(orders(&site, id)?.is_empty(), "an order was placed during the halt");
     }
     let told = site.caller().call(&["resume", "--reason", "go on"]).await?;

@@ -3,6 +3,7 @@
 mod access;
 mod backup;
 mod bad_input;
+mod belt;
 mod crash;
 mod edge;
 mod effects;

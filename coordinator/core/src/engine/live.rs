@@ -11,7 +11,7 @@ use haltline_types::{
     submit::{Accepted, Reply},
 };
 
-use super::{Body, Engine, Live, Loading, LogMessage, Out, Purpose, Slot, WriteId, stuck::Quiet};
+use super::{Body, Engine, Live, Loading, LogMessage, Out, Purpose, Slot, WriteId, stuck::Quiet, waiting::Held};
 use crate::{
     execution::{Applied, Execution, Input},
     outputs::Output,
@@ -133,6 +133,7 @@ impl Engine {
             recovered: false,
             held: Vec::new(),
             halting: false,
+            gated: None,
             replacing: None,
             quiet: Quiet::default(),
             due: Timestamp::default(),
@@ -216,12 +217,14 @@ impl Engine {
                 Output::Standing(record) => replace(live, &mut writes, record),
             }
         }
+        let mut gated = false;
         let halt = if live.execution.wants_gate() {
             let guard = &self.guard;
             match live.execution.gate(&|place| guard.gate(place)) {
                 Gate::Open => None,
                 Gate::Unsure(_) => {
-                    self.gated.insert(id.to_owned());
+                    gated = true;
+                    live.gated.get_or_insert(Held::Since(self.now));
                     None
                 }
                 Gate::Halted(flag) => Some(flag),
@@ -243,6 +246,11 @@ impl Engine {
                 })),
             ));
         }
+        if gated {
+            self.gated.insert(id.to_owned());
+        } else {
+            self.gated.remove(id);
+        }
         live.unanswered += writes.len() as u32;
         // All of it was stored before: nothing would be answered.
         let go_on = live.unanswered == 0 && !live.held.is_empty();
@@ -253,6 +261,9 @@ impl Engine {
         if go_on {
             self.emit(id, Vec::new());
             return;
+        }
+        if !gated {
+            self.goes_on(id);
         }
         self.settle(id);
     }

@@ -14,7 +14,7 @@ use haltline_types::{
     task::{Task, round, task_id},
 };
 
-use super::{Body, Engine, Live, Loaded, Loading, LogMessage, Out, Purpose, Slot};
+use super::{Body, Engine, Live, Loaded, Loading, LogMessage, Out, Purpose, Slot, waiting::Held};
 use crate::{
     execution::{Execution, Input, Told},
     outputs::Output,
@@ -138,6 +138,7 @@ impl Engine {
             recovered: true,
             held: Vec::new(),
             halting: false,
+            gated: (record.status == Status::Waiting).then_some(Held::Told),
             replacing: None,
             quiet,
             due: Timestamp::default(),

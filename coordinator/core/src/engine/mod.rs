@@ -12,6 +12,7 @@ mod load;
 mod stuck;
 mod submit;
 mod tick;
+mod waiting;
 
 pub use guard::Guard;
 pub(crate) use load::as_accepted;
@@ -178,6 +179,8 @@ struct Live {
     held: Vec<Output>,
     /// A halt command was sent; one is enough.
     halting: bool,
+    /// The gate holds it back.
+    gated: Option<waiting::Held>,
     /// A new record is being stored. The next one, if there is one, waits for its revision.
     replacing: Option<Option<Box<Record>>>,
     /// For how long nothing was heard of it.

@@ -14,6 +14,7 @@ impl Engine {
     /// it. To be called several times a second; costs nothing while nothing is due.
     pub fn tick(&mut self, now: Timestamp) {
         self.now = now;
+        self.look_at_waiting();
         while let Some((_, id)) = self.due.first().filter(|(due, _)| *due < now) {
             let id = id.clone();
             // Out of the queue: it is sent once.
