@@ -400,6 +400,8 @@ impl TaskRun {
 
     /// What comes next, given what the guard says at `now`.
     pub fn next(&mut self, gate: &Gate, now: Timestamp) -> Next {
+        // What the step before this one gave out was published.
+        self.announced = None;
         if self.finished || self.at >= self.task.nodes.len() {
             return Next::Finished;
         }

@@ -72,7 +72,7 @@ async fn what_holds_reads_again_what_got_too_old_and_orders_once() -> anyhow::Re
     // The market moves on while they hold, for longer than a quote may be old.
     let moved = http::client()?.post(format!("{}/clock/advance", site.market_url())).json(&json!({ "bars": 5 })).send().await?;
     ensure!(moved.status().is_success(), "{moved:?}");
-    // By then a worker has given up waiting, and the quotes are too old.
+    tokio::time::sleep(Duration::from_secs(4)).await;
     for id in &ids {
         soon("its record says that it waits", async || status(&site, id, Status::Waiting).await).await?;
         ensure!(orders(&site, id)?.is_empty(), "an order was placed during the halt");

@@ -175,6 +175,13 @@ impl World {
         match walk.run.next(&gate, self.clock(pid)) {
             Next::Finished => self.acknowledge(pid, w, id),
             Next::Wait(_) => {
+                // Who has waited for long gives the rest of a segment back.
+                if self.rng.chance(10)
+                    && walk.run.doubtful().is_none()
+                    && let Some(event) = walk.run.hand_back(self.clock(pid))
+                {
+                    return self.end(pid, w, id, vec![event]);
+                }
                 self.timer(pid, 5, Timer::Step(id));
                 Ok(())
             }
