@@ -16,7 +16,7 @@ use crate::{
 pub enum Status {
     /// Accepted and not ended.
     Running,
-    /// Not ended, and no worker can go on with it by itself: it waits for a time or for an operator.
+    /// Not ended: a flag holds it back, and none of its nodes is with a worker.
     Waiting,
     /// Not ended: whether a side effect happened is unknown, and an operator has to say.
     Unknown,
