@@ -128,9 +128,9 @@ impl Payloads {
     }
 }
 
-/// Whether outputs have to be looked at by [`Payloads::put_away`]; says nothing of most in one pass over their size.
+/// Whether outputs have to be looked at by [`Payloads::put_away`]; says no of most without writing them.
 pub fn must_put_away(outputs: &Map<String, Value>) -> bool {
-    json::size(outputs) > OUTPUT_INLINE_BYTES_MAX || outputs.values().any(payload::is_marked)
+    json::exceeds(outputs, OUTPUT_INLINE_BYTES_MAX) || outputs.values().any(payload::is_marked)
 }
 
 impl Until<'_> {

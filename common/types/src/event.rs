@@ -2,7 +2,7 @@
 //! result is the event that reports it. Every event has a deterministic id, the same when it is
 //! published again after a crash, so readers and the server drop repeats.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -172,7 +172,7 @@ pub struct Event {
     pub workflow_version: Option<String>,
     /// Outputs by node, on terminal events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub results: Option<Map<String, Value>>,
+    pub results: Option<Arc<Map<String, Value>>>,
     /// True if `results` would have been too large; read them from the `node_completed` events.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub results_omitted: bool,

@@ -6,6 +6,7 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{MapAccess, Visitor, value::MapAccessDeserializer},
 };
+use serde_json::{Map, Value};
 
 struct Counter(usize);
 
@@ -27,6 +28,29 @@ pub fn size(value: &impl Serialize) -> usize {
         // Far above every limit, and sums of it do not overflow.
         Err(_) => usize::MAX / 65_536,
     }
+}
+
+/// Whether `map` has more than `limit` bytes as JSON. Of most a bound tells, for a fraction of what writing them takes.
+pub fn exceeds(map: &Map<String, Value>, limit: usize) -> bool {
+    bound(map) > limit && size(map) > limit
+}
+
+/// At least as many bytes as `map` has as JSON.
+pub fn bound(map: &Map<String, Value>) -> usize {
+    // A character may be written as six, a number takes 24 at most.
+    fn text(text: &str) -> usize {
+        text.len().saturating_mul(6) + 2
+    }
+    fn value(v: &Value) -> usize {
+        match v {
+            Value::Null | Value::Bool(_) => 5,
+            Value::Number(_) => 24,
+            Value::String(s) => text(s),
+            Value::Array(all) => all.iter().fold(2, |sum, v| sum.saturating_add(value(v) + 1)),
+            Value::Object(map) => bound(map),
+        }
+    }
+    map.iter().fold(2, |sum, (key, v)| sum.saturating_add(text(key) + value(v) + 2))
 }
 
 /// Most messages are shorter: written without growing.
@@ -85,6 +109,21 @@ mod tests {
     fn counts_what_would_be_written() {
         let value = serde_json::json!({ "a": [1, "é\n", null], "b": { "c": 1.5 } });
         assert_eq!(size(&value), value.to_string().len());
+    }
+
+    #[test]
+    fn a_bound_is_never_less() {
+        let quotes = "\u{1}\"".repeat(20);
+        for text in [
+            "{}",
+            r#"{"a":[1,-1.7976931348623157e308,null,false],"b":{"":{}},"é":[[],[""]]}"#,
+            &format!("{{\"k\":{}}}", serde_json::json!(quotes)),
+        ] {
+            let map: Map<String, Value> = serde_json::from_str(text).expect("an object");
+            let exact = size(&map);
+            assert!(bound(&map) >= exact, "{text}: {} < {exact}", bound(&map));
+            assert!(exceeds(&map, exact - 1) && !exceeds(&map, exact), "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Records: an execution's entry in the executions bucket. Written at acceptance and at the end by
 //! compare-and-swap, in between as a progress note. One line of JSON that people read.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -132,8 +134,8 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notify: Option<String>,
     /// Outputs by node, once ended.
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
-    pub results: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub results: Arc<Map<String, Value>>,
     /// True if `results` would have been too large; read them from the `node_completed` events.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub results_omitted: bool,
@@ -173,7 +175,7 @@ pub struct Outcome {
     pub duration_ms: Option<f64>,
     /// Outputs by node.
     #[serde(default)]
-    pub outputs: Map<String, Value>,
+    pub outputs: Arc<Map<String, Value>>,
     /// True if `outputs` would have been too large for one message.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub outputs_omitted: bool,
@@ -197,7 +199,10 @@ pub struct Outcome {
     pub unknown_nodes: Vec<UnknownNode>,
 }
 
-/// Whether a count is left out.
+fn is_empty(results: &Arc<Map<String, Value>>) -> bool {
+    results.is_empty()
+}
+
 impl From<&Record> for Outcome {
     fn from(r: &Record) -> Self {
         Self {

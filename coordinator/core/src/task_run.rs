@@ -461,7 +461,10 @@ impl TaskRun {
                 let last = self.at + 1 == self.task.nodes.len();
                 self.outputs.insert(self.node().id.clone(), outputs);
                 self.done_at.insert(self.node().id.clone(), (now, self.attempt));
-                let full = || self.outputs.values().map(json::size).sum::<usize>() > SEGMENT_BYTES_MAX;
+                let full = || {
+                    self.outputs.values().map(json::bound).sum::<usize>() > SEGMENT_BYTES_MAX
+                        && self.outputs.values().map(json::size).sum::<usize>() > SEGMENT_BYTES_MAX
+                };
                 // The size last: it is measured only where the segment could go on.
                 if last || flag.is_some() || !can_run_next || self.stopped.is_some() || full() {
                     return After::End(Box::new(self.result(e)));
@@ -695,7 +698,7 @@ fn cut(mut message: String) -> String {
 /// Outputs above the limit are a failure, not a truncated success.
 fn too_large(outcome: NodeOutcome) -> NodeOutcome {
     match outcome {
-        NodeOutcome::Completed(outputs) if json::size(&outputs) > OUTPUT_BYTES_MAX => NodeOutcome::Failed {
+        NodeOutcome::Completed(outputs) if json::exceeds(&outputs, OUTPUT_BYTES_MAX) => NodeOutcome::Failed {
             error_type: "OutputTooLarge".into(),
             message: format!("the outputs have {} bytes, more than {OUTPUT_BYTES_MAX}", json::size(&outputs)),
             retryable: false,

@@ -118,7 +118,7 @@ fn running(execution_id: String, status: crate::Status) -> Outcome {
         execution_id,
         status,
         duration_ms: None,
-        outputs: serde_json::Map::new(),
+        outputs: std::sync::Arc::default(),
         outputs_omitted: false,
         error: None,
         error_type: None,

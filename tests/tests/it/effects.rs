@@ -103,6 +103,12 @@ async fn a_post_whose_worker_died_waits_for_an_operator() -> anyhow::Result<()> 
     ensure!(list["executions"].as_array().is_some_and(|l| l.len() == 1 && l[0]["execution_id"] == id.as_str()), "{list}");
     let shown = caller.call(&["executions", "show", &id]).await?;
     ensure!(shown.out.contains(&format!("haltline executions resolve {id} post --repeat")), "{shown:?}");
+    // Whoever runs it and waits is told what for.
+    let file = site.ledger().with_file_name("post.json");
+    std::fs::write(&file, serde_json::to_vec(&posting("post", json!({}))?)?)?;
+    let input = json!({ "url": format!("{}/a", venue.url) }).to_string();
+    let waits = caller.call(&["run", &file.to_string_lossy(), "--key", "k", "--input", &input, "--wait", "3s"]).await?;
+    ensure!(waits.err.contains(&format!("{id} waits for you")) && waits.code == Some(6), "{waits:?}");
     let bad = caller.call(&["executions", "resolve", &id, "post", "--done", "[1]"]).await?;
     ensure!(bad.code == Some(2) && bad.err.contains("done: must be a JSON object"), "{bad:?}");
     let none = caller.call(&["executions", "resolve", &id, "further", "--fail"]).await?;

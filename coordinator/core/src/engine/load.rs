@@ -169,7 +169,7 @@ pub(crate) fn as_accepted(record: &Record) -> Record {
         nodes_skipped: 0,
         finished_at: None,
         duration_ms: None,
-        results: serde_json::Map::new(),
+        results: Arc::default(),
         results_omitted: false,
         error: None,
         error_type: None,

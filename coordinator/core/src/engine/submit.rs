@@ -197,7 +197,7 @@ fn new_record(id: &str, shard: u32, w: &Waiting) -> Record {
         body: w.body.clone(),
         input: w.submit.input.clone(),
         notify: w.submit.notify.clone(),
-        results: serde_json::Map::new(),
+        results: Arc::default(),
         results_omitted: false,
         error: None,
         error_type: None,

@@ -205,7 +205,7 @@ fn show(r: &Record, as_json: bool) {
     if !r.input.is_null() {
         field("input", &r.input.to_string());
     }
-    for (node, outputs) in &r.results {
+    for (node, outputs) in r.results.iter() {
         field("output", &format!("{node}: {outputs}"));
     }
     if r.results_omitted {

@@ -1,12 +1,18 @@
 //! `haltline run`.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use haltline_client::{Outcome, Status, Submit};
+use haltline_client::{ApiError, Client, Outcome, Status, Submit};
 use haltline_common::types::{Millis, error::Code, limits::EXECUTION_MS_MAX};
 
 use super::{Context, executions::failed_nodes, submit::drawn_key};
 use crate::{follow, output, read};
+
+/// Who waits is told within this time what an execution waits for.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Store a workflow, run it and wait for its end
 #[derive(Debug, clap::Args)]
@@ -54,10 +60,36 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
         let accepted = client.submit(submit).await?;
         follow::follow(&client, &definition, &accepted.execution_id, limit, context.json).await?
     } else {
-        client.run(submit, limit).await?
+        wait(&client, submit, limit).await?
     };
     show(&outcome, context.json);
     Ok(exit_code(outcome.status))
+}
+
+/// Submits and waits for the end; says on the way what it waits for, once for each status.
+async fn wait(client: &Client, submit: Submit, limit: Duration) -> Result<Outcome, ApiError> {
+    let until = Instant::now() + limit;
+    let mut outcome = client.run(submit, limit.min(LOOK_EVERY)).await?;
+    let mut told = Status::Running;
+    while !outcome.status.is_terminal() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        if outcome.status != told {
+            told = outcome.status;
+            match told {
+                Status::Unknown => eprintln!(
+                    "{id} waits for you: nobody knows whether a side effect happened; haltline executions show {id}",
+                    id = outcome.execution_id
+                ),
+                Status::Waiting => eprintln!("{} waits for a flag to be lowered; haltline status", outcome.execution_id),
+                _ => {}
+            }
+        }
+        outcome = client.wait(&outcome.execution_id, left.min(LOOK_EVERY)).await?;
+    }
+    Ok(outcome)
 }
 
 fn exit_code(status: Status) -> u8 {
@@ -85,7 +117,7 @@ fn show(outcome: &Outcome, json: bool) {
     for line in failed_nodes(&outcome.errors, outcome.nodes_failed) {
         output::line(format_args!("  {line}"));
     }
-    for (node, value) in &outcome.outputs {
+    for (node, value) in outcome.outputs.iter() {
         output::line(format_args!("  {node}: {value}"));
     }
     if outcome.outputs_omitted {

@@ -1,5 +1,7 @@
 //! Payloads by reference: lists and pictures stay small, and what is large is asked for alone.
 
+use std::sync::Arc;
+
 use axum::extract::{Path, State};
 use haltline_client::{ApiError, Code};
 use haltline_common::{
@@ -98,7 +100,7 @@ pub(super) async fn read(
         _ if record.results_omitted => {
             return Err(ApiError::invalid("part", "the results are too large for one answer: ask for the outputs of single nodes").into());
         }
-        _ => Value::Object(record.results),
+        _ => Value::Object(Arc::unwrap_or_clone(record.results)),
     };
     let text = value.to_string();
     let cut = text.len() > max;

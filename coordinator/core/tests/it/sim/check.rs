@@ -173,7 +173,7 @@ fn deadline(record: &Record) -> Timestamp {
 
 /// The record's results are those of the log.
 fn results(record: &Record, first: &[&Stored], found: &mut Vec<String>) {
-    for (node, value) in &record.results {
+    for (node, value) in record.results.iter() {
         // Of a node that was read again the last reading.
         let event = first.iter().rev().find(|s| s.event.kind == EventType::NodeCompleted && s.event.node_id.as_deref() == Some(node));
         let outputs = event.and_then(|s| s.event.outputs.clone()).map(serde_json::Value::Object);
