@@ -26,6 +26,8 @@ use super::{belt, chain::Chain, tell};
 const ON_HALT_WITHIN_MS: u64 = 60_000;
 /// How often leases of workers that are gone are looked for.
 const RETIRE_EVERY: Duration = Duration::from_secs(10);
+/// When it is tried again to pause consumers, or to let them go on.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long a confirmation is waited for before it is begun anew, so that it is told how it goes.
 const CONFIRM_FOR: Duration = Duration::from_secs(10);
 
@@ -56,8 +58,8 @@ struct Run {
     caught_up: bool,
     /// Scopes with a confirmed shutdown, whose consumers are paused.
     paused: BTreeSet<Scope>,
-    /// Pausing them, or letting them go on.
-    fastening: JoinSet<()>,
+    /// Pausing them, or letting them go on; whether that was done.
+    fastening: JoinSet<bool>,
     fasten_again: bool,
 }
 
@@ -114,8 +116,9 @@ impl Run {
                 Some(_) = retiring.join_next(), if !retiring.is_empty() => {}
                 // Before all flags are known nothing is let go on that a shutdown stops.
                 _ = belt.tick(), if self.caught_up => self.fasten(),
-                Some(_) = self.fastening.join_next(), if !self.fastening.is_empty() => {
-                    if std::mem::take(&mut self.fasten_again) {
+                Some(done) = self.fastening.join_next(), if !self.fastening.is_empty() => {
+                    let again = std::mem::take(&mut self.fasten_again);
+                    if again || !matches!(done, Ok(true)) {
                         self.fasten();
                     }
                 }
@@ -253,9 +256,10 @@ impl Run {
         }
         let (link, scopes) = (self.link.clone(), self.paused.clone());
         self.fastening.spawn(async move {
-            if let Err(e) = belt::fasten(&link, &scopes).await {
-                tracing::warn!(error = %e, "consumers of tasks could not be paused or let go on; tried again within seconds");
-            }
+            let Err(e) = belt::fasten(&link, &scopes).await else { return true };
+            tracing::warn!(error = %e, "consumers of tasks could not be paused or let go on; trying again");
+            tokio::time::sleep(AGAIN_AFTER).await;
+            false
         });
     }
 }
