@@ -347,13 +347,17 @@ impl Reader {
                     Some(message) => message,
                     None => return End::Failed("subscription closed".into()),
                 },
-                _ = look.tick() => match () {
-                    () if heard.elapsed() < LOOK_EVERY / 2 => continue,
+                _ = look.tick() => {
+                    let silent = heard.elapsed();
                     // A server that was started again knows nothing of this consumer, and says nothing.
-                    () if self.link.reconnects() != connects => return End::Failed("the connection was made anew".into()),
-                    () if heard.elapsed() > patience => return End::Failed(format!("nothing heard for {patience:?}")),
-                    () => continue,
-                },
+                    if silent >= LOOK_EVERY / 2 && self.link.reconnects() != connects {
+                        return End::Failed("the connection was made anew".into());
+                    }
+                    if silent > patience {
+                        return End::Failed(format!("nothing heard for {patience:?}"));
+                    }
+                    continue;
+                }
             };
             heard = Instant::now();
             self.health.hear();
