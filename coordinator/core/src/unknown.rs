@@ -46,12 +46,14 @@ impl Execution {
 
     /// The record of an execution that has not ended, if it says something else than `told`.
     pub(crate) fn standing(&self, told: &[UnknownNode]) -> Option<Record> {
+        (!self.ended && self.unknown_nodes() != told).then(|| self.open_record(Status::Running))
+    }
+
+    /// The record of an execution that has not ended: `status`, unless a node is in doubt.
+    pub(crate) fn open_record(&self, status: Status) -> Record {
         let unknown_nodes = self.unknown_nodes();
-        if self.ended || unknown_nodes == told {
-            return None;
-        }
-        let status = if unknown_nodes.is_empty() { Status::Running } else { Status::Unknown };
-        Some(Record { status, nodes_completed: self.completed, unknown_nodes, ..self.record.clone() })
+        let status = if unknown_nodes.is_empty() { status } else { Status::Unknown };
+        Record { status, nodes_completed: self.completed, unknown_nodes, ..self.record.clone() }
     }
 
     /// An operator says what became of a node. About any other node it says nothing.

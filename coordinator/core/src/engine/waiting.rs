@@ -3,10 +3,7 @@
 //! For people and programs only: nothing is decided on it, and a successor that does not know it says `running`
 //! until it has seen for itself.
 
-use haltline_types::{
-    Timestamp,
-    record::{Record, Status},
-};
+use haltline_types::{Timestamp, record::Status};
 
 use super::{Engine, Slot};
 use crate::outputs::Output;
@@ -51,9 +48,7 @@ impl Engine {
     fn tell_status(&mut self, id: &str, gated: Option<Held>, status: Status) {
         let Some(Slot::Live(live)) = self.slots.get_mut(id) else { return };
         live.gated = gated;
-        let unknown_nodes = live.execution.unknown_nodes();
-        let status = if unknown_nodes.is_empty() { status } else { Status::Unknown };
-        let record = Record { status, nodes_completed: live.execution.completed(), unknown_nodes, ..live.execution.record().clone() };
+        let record = live.execution.open_record(status);
         self.emit(id, vec![Output::Standing(Box::new(record))]);
     }
 }
