@@ -4,6 +4,7 @@
 
 mod checkpoint;
 mod duty;
+mod held;
 mod keeper;
 mod loads;
 mod members;

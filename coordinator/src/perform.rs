@@ -1,6 +1,6 @@
 //! Performing what the engines want: writes as messages, each with its fault point, answers, loads.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use haltline_common::{
     fault, metrics,
@@ -76,6 +76,13 @@ pub fn json(value: &impl Serialize) -> Vec<u8> {
 }
 
 impl Service {
+    /// Tells acceptances that were held back, those that were for long enough or all.
+    pub(crate) async fn tell_held(&mut self, all: bool) {
+        for (subject, accepted) in self.held.due(Instant::now(), all) {
+            let _ = self.link.client.publish(subject, json(&Reply::Ok(accepted)).into()).await;
+        }
+    }
+
     /// Performs what the engines want, in order.
     pub(crate) async fn perform(&mut self) {
         for shard in self.shards.values_mut() {
@@ -107,14 +114,23 @@ impl Service {
                                 tracing::info!(code = ?e.code, message = e.message, "refused");
                             }
                         }
-                        if let Some(subject) = self.requests.answer_to(ticket) {
-                            let _ = self.link.client.publish(subject, json(&reply).into()).await;
-                        }
+                        let Some(to) = self.requests.answer_to(ticket) else { continue };
+                        let (subject, reply) = match reply {
+                            Reply::Ok(a) if to.by_end && !a.repeated && !self.leaving => {
+                                match self.held.hold(Instant::now(), to.subject, a) {
+                                    None => continue,
+                                    Some((subject, a)) => (subject, Reply::Ok(a)),
+                                }
+                            }
+                            reply => (to.subject, reply),
+                        };
+                        let _ = self.link.client.publish(subject, json(&reply).into()).await;
                     }
                     Out::Notify(subject, outcome) => {
                         fault::point("coordinator.notify");
                         tracing::debug!(execution_id = outcome.execution_id, status = outcome.status.as_str(), "execution ended");
                         metrics::EXECUTIONS_ENDED.inc();
+                        self.held.ended(&outcome.execution_id);
                         let _ = self.link.client.publish(subject, json(&outcome).into()).await;
                     }
                 }

@@ -54,6 +54,13 @@ pub struct Asked {
     ticket: u64,
 }
 
+/// Where an answer goes.
+pub struct To {
+    pub subject: Subject,
+    /// The end is waited for on the same subject.
+    pub by_end: bool,
+}
+
 /// What comes next.
 pub enum Next {
     Request(Request),
@@ -65,7 +72,7 @@ pub struct Requests {
     link: Link,
     incoming: SelectAll<Pin<Box<dyn Stream<Item = Request> + Send>>>,
     fetches: JoinSet<(Asked, Fetched)>,
-    tickets: HashMap<u64, Subject>,
+    tickets: HashMap<u64, To>,
     next_ticket: u64,
     /// Where to say that the shard was given up before the request was dealt with.
     unanswered: Vec<Subject>,
@@ -116,7 +123,7 @@ impl Requests {
     }
 
     /// Where the answer to a request goes.
-    pub fn answer_to(&mut self, ticket: u64) -> Option<Subject> {
+    pub fn answer_to(&mut self, ticket: u64) -> Option<To> {
         self.tickets.remove(&ticket)
     }
 }
@@ -143,7 +150,7 @@ impl Service {
         let requests = &mut self.requests;
         requests.next_ticket += 1;
         let asked = Asked { shard, epoch, ticket: requests.next_ticket };
-        requests.tickets.insert(asked.ticket, reply);
+        requests.tickets.insert(asked.ticket, To { subject: reply, by_end: false });
         match kind {
             Kind::Submit => match serde_json::from_slice::<Submit>(&message.payload) {
                 Ok(submit) => match self.plans.get(&submit.workflow_id, submit.version.as_deref()) {
@@ -205,6 +212,9 @@ impl Service {
 
     fn submit(&mut self, asked: Asked, submit: Submit, plan: Arc<Plan>) {
         self.look_at_gate();
+        if let Some(to) = self.requests.tickets.get_mut(&asked.ticket) {
+            to.by_end = submit.notify.as_deref() == Some(to.subject.as_str());
+        }
         // What all shards hold together is what bounds memory.
         let running: usize = self.shards.values().map(|s| s.engine.running()).sum();
         let full = running >= self.executions_max;
@@ -231,7 +241,7 @@ impl Service {
 
     /// The shard was given up since: the client asks again and finds the new owner.
     fn gone(&mut self, asked: Asked) {
-        let subject = self.requests.tickets.remove(&asked.ticket);
-        self.requests.unanswered.extend(subject);
+        let to = self.requests.tickets.remove(&asked.ticket);
+        self.requests.unanswered.extend(to.map(|to| to.subject));
     }
 }

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     checkpoint::{self, Taken},
     duty::Duty,
+    held::Held,
     keeper,
     members::{BEAT_EVERY, Beat, Members},
     perform,
@@ -82,6 +83,7 @@ pub struct Service {
     pub(crate) outbox: Outbox<Tag>,
     pub(crate) control: ControlWatch,
     pub(crate) requests: Requests,
+    pub(crate) held: Held,
     pub(crate) loads: JoinSet<(u32, u64, String, Loaded)>,
     pub(crate) loads_waiting: Vec<(u32, u64, String)>,
     pointers: Tail,
@@ -108,7 +110,7 @@ pub struct Service {
     keeper: Duty,
     /// The shard whose inputs were read last.
     turn: u32,
-    leaving: bool,
+    pub(crate) leaving: bool,
 }
 
 impl Service {
@@ -149,6 +151,7 @@ impl Service {
             outbox: Outbox::open(&link).await?,
             control: ControlWatch::start(&link, "coordinator"),
             requests: Requests::new(&link),
+            held: Held::default(),
             loads: JoinSet::new(),
             loads_waiting: Vec::new(),
             pointers,
@@ -200,6 +203,7 @@ impl Service {
                     self.leaving = true;
                     give_up = Some(Instant::now() + DRAIN);
                     self.takes.abort_all();
+                    self.tell_held(true).await;
                     self.shards.values_mut().for_each(|s| s.leave(Leaving::Given));
                     self.write_checkpoints().await;
                     self.beat(false).await;
@@ -247,6 +251,7 @@ impl Service {
                 () = self.control.changed() => self.look_at_gate(),
                 _ = look.tick() => {
                     self.look_at_gate();
+                    self.tell_held(false).await;
                     let watches = self.shards.get(&0).is_some_and(|s| !s.is_leaving());
                     self.risk.tend(watches, |stop| risk::run(self.link.clone(), self.id.clone(), stop));
                     self.keeper.tend(watches, |stop| keeper::run(self.link.clone(), self.id.clone(), stop));

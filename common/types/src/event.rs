@@ -216,7 +216,7 @@ pub struct Event {
     /// Who, on `emergency_state_changed`, halts and cancels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// W3C trace context.
+    /// W3C trace context, on `execution_started`: that of all nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
     /// The idempotency key that the side effect carries, on `effect_intended`.

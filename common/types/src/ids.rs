@@ -61,25 +61,59 @@ pub fn check_id(id: &str) -> Result<(), String> {
 
 /// The shard of `text` among `shards`: FNV-1a, stable for ever, since subjects carry it.
 pub fn shard_of(text: &str, shards: u32) -> u32 {
-    let mut h: u64 = 0xcbf2_9ce4_8422_2325;
-    for b in text.bytes() {
-        h = (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
-    }
-    // The low bits of FNV mix least; fold the high half in.
+    fold(fnv(FNV_START, text.as_bytes()), shards)
+}
+
+const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn fnv(begun: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(begun, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The low bits of FNV mix least: the high half is folded in.
+fn fold(h: u64, shards: u32) -> u32 {
     ((h ^ (h >> 32)) % u64::from(shards.max(1))) as u32
 }
 
-/// The `draw`-th candidate id of a submission: `exec_{workflow_id}_{8 hex}`, derived from its key, so
-/// repeating a submission finds its execution without an index. A clash with another key's
-/// execution is told by the key kept in the record, and the next candidate is drawn.
-pub fn execution_id(workflow_id: &str, key: &str, draw: u32) -> String {
-    let mut h = Sha256::new();
-    h.update(workflow_id.as_bytes());
-    h.update([0]);
-    h.update(key.as_bytes());
-    h.update([0]);
-    h.update(draw.to_be_bytes());
-    ["exec_", workflow_id, "_", &hex(&h.finalize()[..4])].concat()
+/// Candidate ids of a submission: `exec_{workflow_id}_{8 hex}`, derived from its key, so repeating a
+/// submission finds its execution without an index. A clash with another key's execution is told by
+/// the key kept in the record, and the next candidate is drawn.
+pub struct Draws {
+    /// What all candidates begin with.
+    prefix: String,
+    /// The digest of what they share.
+    hash: Sha256,
+}
+
+impl Draws {
+    /// Those of `key` of a workflow.
+    pub fn new(workflow_id: &str, key: &str) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(workflow_id.as_bytes());
+        hash.update([0]);
+        hash.update(key.as_bytes());
+        hash.update([0]);
+        Self { prefix: ["exec_", workflow_id, "_"].concat(), hash }
+    }
+
+    /// The first candidate from the `draw`-th on, before `end`, that lies in `shard`, and its number.
+    pub fn find(&self, draw: u32, end: u32, shard: u32, shards: u32) -> Option<(u32, String)> {
+        let begun = fnv(FNV_START, self.prefix.as_bytes());
+        (draw..end).find_map(|n| {
+            let digits = self.digits(n);
+            (fold(fnv(begun, &digits), shards) == shard).then(|| {
+                let mut id = String::with_capacity(self.prefix.len() + digits.len());
+                id.push_str(&self.prefix);
+                id.extend(digits.map(char::from));
+                (n, id)
+            })
+        })
+    }
+
+    fn digits(&self, draw: u32) -> [u8; 8] {
+        let digest = self.hash.clone().chain_update(draw.to_be_bytes()).finalize();
+        std::array::from_fn(|i| digit(digest[i / 2] >> (4 * (1 - i % 2))))
+    }
 }
 
 /// The first 16 hex digits of the SHA-256 of `bytes`.
@@ -94,11 +128,14 @@ pub fn sha256(bytes: &[u8]) -> String {
 
 /// Lower-case hex digits. Written by hand: formatting took a tenth of a coordinator's time.
 fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|b| [b >> 4, b & 15]);
     let mut out = String::with_capacity(bytes.len() * 2);
-    out.extend(digits.map(|d| char::from(DIGITS[usize::from(d)])));
+    out.extend(bytes.iter().flat_map(|b| [b >> 4, *b]).map(|d| char::from(digit(d))));
     out
+}
+
+/// The lower-case hex digit of the low half of `b`.
+fn digit(b: u8) -> u8 {
+    b"0123456789abcdef"[usize::from(b & 15)]
 }
 
 /// W3C `traceparent` of an execution: the trace id is derived from the execution id.
@@ -123,13 +160,18 @@ mod tests {
 
     #[test]
     fn execution_ids_are_deterministic_and_spread() {
-        let a = execution_id("w", "k", 0);
-        assert_eq!(a, execution_id("w", "k", 0));
-        assert_ne!(a, execution_id("w", "k", 1));
-        assert_eq!(a, "exec_w_1cb9131c");
+        let draw = |n| Draws::new("w", "k").find(n, n + 1, 0, 1);
+        let a = draw(0);
+        assert_eq!(a, draw(0));
+        assert_ne!(a, draw(1));
+        assert_eq!(a, Some((0, "exec_w_1cb9131c".into())));
         assert_eq!(traceparent("x"), "00-2d711642b726b04401627ca9fbac32f5-c8530fb1903cc4db-01");
         assert_eq!(digest(b"x"), "2d711642b726b044");
-        let hit: std::collections::BTreeSet<u32> = (0..200).map(|i| shard_of(&execution_id("w", "k", i), 8)).collect();
-        assert_eq!(hit.len(), 8);
+        for shard in 0..8 {
+            let found = Draws::new("w", "k").find(3, 200, shard, 8);
+            assert!(found.as_ref().is_some_and(|(n, id)| *n >= 3 && shard_of(id, 8) == shard), "{found:?}");
+            assert_eq!(found.as_ref().map(|(_, id)| id.clone()), found.and_then(|(n, _)| draw(n)).map(|(_, id)| id));
+        }
+        assert_eq!(Draws::new("w", "k").find(5, 5, 0, 8), None);
     }
 }

@@ -557,8 +557,7 @@ impl TaskRun {
     }
 
     fn started(&mut self, now: Timestamp) -> Option<Event> {
-        let mut e = self.event(EventType::NodeStarted, now);
-        e.traceparent = Some(self.task.traceparent.clone());
+        let e = self.event(EventType::NodeStarted, now);
         let new = self.ids.insert(e.id.clone(), self.at).is_none();
         self.announced = new.then(|| e.id.clone());
         new.then_some(e)

@@ -16,7 +16,7 @@ use haltline_common::{
 };
 use serde::Serialize;
 
-use crate::{Accepted, ApiError, Client, Code, Submit, unavailable};
+use crate::{Accepted, ApiError, Client, Code, Outcome, Submit, inbox::Ticket, unavailable};
 
 /// How long one try waits for its answer: a healthy coordinator answers within milliseconds, one
 /// that is taking a shard over within a second.
@@ -35,12 +35,17 @@ impl Client {
     /// `EmergencyHalted`, `UnknownWorkflow`, `Conflict` or `Overloaded`; `Unavailable` if nobody
     /// answered in time: the execution may or may not exist, repeat with the same key to know.
     pub async fn submit(&self, submit: Submit) -> Result<Accepted, ApiError> {
-        check(&submit)?;
-        let body = encode(&submit, "input")?;
+        self.submit_with(&submit, &self.shared.inbox.ticket()).await.map(Answer::accepted)
+    }
+
+    /// As [`Client::submit`]. If `notify` is the ticket's subject, the end may be told instead.
+    pub(crate) async fn submit_with(&self, submit: &Submit, ticket: &Ticket) -> Result<Answer, ApiError> {
+        check(submit)?;
+        let body = encode(submit, "input")?;
         let names = &self.shared.link.names;
         // Not by the execution's id: that is the coordinator's to draw.
         fault::point("client.submit");
-        self.ask(names.submit(submit.shard(names.shards())), body).await
+        self.ask(names.submit(submit.shard(names.shards())), body, ticket).await
     }
 
     /// Ends an execution as cancelled. Returns once the request is stored; nodes that run already
@@ -54,7 +59,8 @@ impl Client {
         }
         let cancel = Cancel { execution_id: execution_id.into(), reason: reason.into(), by: by.into() };
         let names = &self.shared.link.names;
-        self.ask(names.cancel(names.shard(execution_id)), encode(&cancel, "reason")?).await
+        let ticket = self.shared.inbox.ticket();
+        self.ask(names.cancel(names.shard(execution_id)), encode(&cancel, "reason")?, &ticket).await.map(Answer::accepted)
     }
 
     /// Says what became of a node whose outcome is unknown. Returns once that is stored; the execution
@@ -66,21 +72,20 @@ impl Client {
     pub async fn resolve(&self, resolve: &Resolve) -> Result<Accepted, ApiError> {
         resolve.check()?;
         let names = &self.shared.link.names;
-        self.ask(names.resolve(names.shard(&resolve.execution_id)), encode(resolve, "outputs")?).await
+        let ticket = self.shared.inbox.ticket();
+        self.ask(names.resolve(names.shard(&resolve.execution_id)), encode(resolve, "outputs")?, &ticket).await.map(Answer::accepted)
     }
 
     /// Asks until there is an answer or the time is over.
-    async fn ask(&self, subject: String, body: Bytes) -> Result<Accepted, ApiError> {
+    async fn ask(&self, subject: String, body: Bytes, ticket: &Ticket) -> Result<Answer, ApiError> {
         let until = Instant::now() + self.timeout;
         let mut delay = DELAY_MIN;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let error = match self.try_once(&subject, &body, TRY.min(left)).await {
-                Ok(Reply::Ok(accepted)) => return Ok(accepted),
+            let error = match self.try_once(&subject, &body, ticket, TRY.min(left)).await {
                 // Both pass by themselves: a coordinator is starting, or has lost its watch for now.
-                Ok(Reply::Error(e)) if matches!(e.code, Code::Unavailable | Code::ControlUnsure) => e,
-                Ok(Reply::Error(e)) => return Err(e),
-                Err(e) => e,
+                Err(e) if matches!(e.code, Code::Unavailable | Code::ControlUnsure) => e,
+                answer => return answer,
             };
             if Instant::now() + delay >= until {
                 return Err(error);
@@ -90,13 +95,13 @@ impl Client {
         }
     }
 
-    async fn try_once(&self, subject: &str, body: &Bytes, limit: Duration) -> Result<Reply, ApiError> {
-        let mut ticket = self.shared.inbox.ticket();
+    /// An answer to an earlier try counts as well: it is the same request.
+    async fn try_once(&self, subject: &str, body: &Bytes, ticket: &Ticket, limit: Duration) -> Result<Answer, ApiError> {
         let client = &self.shared.link.client;
         client.publish_with_reply(subject.to_owned(), ticket.subject.clone(), body.clone()).await.map_err(unavailable)?;
-        let message = match tokio::time::timeout(limit, &mut ticket.answer).await {
-            Ok(Ok(message)) => message,
-            Ok(Err(_)) => return Err(unavailable("the connection was closed")),
+        let message = match tokio::time::timeout(limit, ticket.told()).await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Err(unavailable("the connection was closed")),
             Err(_) => {
                 return Err(unavailable(
                     "no coordinator answered in time; it is not known whether the request took effect: repeat it with the same key",
@@ -106,8 +111,31 @@ impl Client {
         if message.status == Some(StatusCode::NO_RESPONDERS) {
             return Err(unavailable("no coordinator is running for this shard; nothing was changed"));
         }
-        serde_json::from_slice(&message.payload)
-            .map_err(|e| ApiError::new(Code::Internal, format!("the coordinator's answer is malformed: {e}")))
+        if let Ok(outcome) = serde_json::from_slice(&message.payload) {
+            return Ok(Answer::Ended(outcome));
+        }
+        match serde_json::from_slice(&message.payload) {
+            Ok(Reply::Ok(accepted)) => Ok(Answer::Accepted(accepted)),
+            Ok(Reply::Error(e)) => Err(e),
+            Err(e) => Err(ApiError::new(Code::Internal, format!("the coordinator's answer is malformed: {e}"))),
+        }
+    }
+}
+
+/// What a coordinator answers.
+pub(crate) enum Answer {
+    /// The request was accepted.
+    Accepted(Accepted),
+    /// It was, and the execution has ended since.
+    Ended(Outcome),
+}
+
+impl Answer {
+    fn accepted(self) -> Accepted {
+        match self {
+            Self::Accepted(accepted) => accepted,
+            Self::Ended(o) => Accepted { execution_id: o.execution_id, status: o.status, repeated: false },
+        }
     }
 }
 

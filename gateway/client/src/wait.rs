@@ -10,7 +10,7 @@ use haltline_common::{
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::{Accepted, ApiError, Client, Code, Outcome, Submit, inbox::Ticket};
+use crate::{Accepted, ApiError, Client, Code, Outcome, Submit, inbox::Ticket, submit::Answer};
 
 /// First look at the record while the end will be told: rarely needed, so late.
 const LOOK_TOLD: Duration = Duration::from_millis(500);
@@ -51,11 +51,16 @@ impl Client {
     /// As [`Client::submit`].
     pub async fn run(&self, mut submit: Submit, limit: Duration) -> Result<Outcome, ApiError> {
         let told = self.shared.inbox.ticket();
+        // On the subject that the acceptance is told on: if the end comes soon, it is all that is told.
         submit.notify = Some(told.subject.clone());
         let until = Instant::now() + limit;
-        let accepted = self.submit(submit).await?;
+        let answer = self.submit_with(&submit, &told).await?;
         fault::point("client.wait");
-        // A repeated submission's end is told to whoever was first.
+        let accepted = match answer {
+            Answer::Ended(outcome) => return Ok(outcome),
+            Answer::Accepted(accepted) => accepted,
+        };
+        // A repeated submission's end is told to whoever was first: another client, maybe.
         let first = if accepted.repeated { LOOK_UNTOLD } else { LOOK_TOLD };
         self.follow(accepted, Some(told), first, until).await
     }
@@ -80,14 +85,14 @@ impl Client {
         let mut seen = None;
         loop {
             let look = (Instant::now() + delay).min(until);
-            if let Some(ticket) = &mut told {
-                match tokio::time::timeout_at(look, &mut ticket.answer).await {
-                    Ok(Ok(message)) => match serde_json::from_slice::<Outcome>(&message.payload) {
+            if let Some(ticket) = &told {
+                match tokio::time::timeout_at(look, ticket.told()).await {
+                    Ok(Some(message)) => match serde_json::from_slice::<Outcome>(&message.payload) {
                         Ok(outcome) if outcome.execution_id == id => return Ok(outcome),
-                        // Not ours or not readable: the record is what counts, so look at it now.
-                        _ => told = None,
+                        // An answer to a repeated request, or not readable: the record is what counts, so look at it now.
+                        _ => {}
                     },
-                    Ok(Err(_)) => told = None,
+                    Ok(None) => told = None,
                     Err(_) => {}
                 }
             } else {

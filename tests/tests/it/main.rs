@@ -1,6 +1,7 @@
 //! Tests of the whole: what users run, as processes, with everything that can go wrong for real.
 
 mod access;
+mod answers;
 mod backup;
 mod bad_input;
 mod belt;

@@ -68,19 +68,13 @@ impl Engine {
 
     /// Tries the next candidate id that lies in the key's shard.
     fn draw(&mut self, mut w: Waiting) {
-        let workflow = w.plan.definition().id.clone();
         let shard = w.submit.shard(self.limits.shards);
-        let id = loop {
-            if w.draw >= DRAWS_MAX {
-                self.refuse(w.ticket, ApiError::new(Code::Internal, "no free execution id found"));
-                return;
-            }
-            let id = ids::execution_id(&workflow, &w.submit.key, w.draw);
-            if ids::shard_of(&id, self.limits.shards) == shard {
-                break id;
-            }
-            w.draw += 1;
+        let draws = ids::Draws::new(&w.plan.definition().id, &w.submit.key);
+        let Some((draw, id)) = draws.find(w.draw, DRAWS_MAX, shard, self.limits.shards) else {
+            self.refuse(w.ticket, ApiError::new(Code::Internal, "no free execution id found"));
+            return;
         };
+        w.draw = draw;
         match self.slots.get_mut(&id) {
             None => {
                 let record = new_record(&id, shard, &w);

@@ -103,7 +103,7 @@ fn record(n: usize, rng: &mut Rng, now: Timestamp) -> Record {
     Record {
         v: 1,
         correlation: Correlation {
-            execution_id: ids::execution_id(&workflow_id, &n.to_string(), 0),
+            execution_id: format!("exec_{workflow_id}_{}", &ids::digest(n.to_string().as_bytes())[..8]),
             workflow_id,
             bot_id: format!("bot-{}", rng.next(50)),
             strategy_id: format!("strategy-{}", rng.next(20)),
