@@ -5,6 +5,7 @@
 mod checkpoint;
 mod duty;
 mod held;
+mod inputs;
 mod keeper;
 mod loads;
 mod members;

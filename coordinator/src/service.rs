@@ -27,13 +27,14 @@ use crate::{
     checkpoint::{self, Taken},
     duty::Duty,
     held::Held,
+    inputs::{self, Shared},
     keeper,
     members::{BEAT_EVERY, Beat, Members},
     perform,
     plans::Plans,
     requests::Requests,
     risk,
-    shard::{Leaving, Shard, next_inputs},
+    shard::{Leaving, Shard},
     sweep::Sweep,
 };
 
@@ -79,6 +80,7 @@ pub struct Service {
     /// How long a final record is kept.
     pub(crate) keep: Option<Duration>,
     pub(crate) shards: BTreeMap<u32, Shard>,
+    pub(crate) shared: Option<Shared>,
     pub(crate) plans: Plans,
     pub(crate) outbox: Outbox<Tag>,
     pub(crate) control: ControlWatch,
@@ -147,6 +149,7 @@ impl Service {
             executions_max: settings.executions_max,
             keep: topology::record_keep(&link).await?,
             shards: BTreeMap::new(),
+            shared: None,
             plans: Plans::default(),
             outbox: Outbox::open(&link).await?,
             control: ControlWatch::start(&link, "coordinator"),
@@ -217,11 +220,8 @@ impl Service {
                     }
                     self.let_go().await;
                 }
-                shard = next_inputs(&mut self.shards, &mut self.turn, &mut batch, BATCH), if room => {
-                    if let Some(shard) = self.shards.get_mut(&shard) {
-                        batch.drain(..).for_each(|item| shard.input(item));
-                    }
-                    batch.clear();
+                of = inputs::next(&mut self.shards, &mut self.shared, &mut self.turn, &mut batch, BATCH), if room => {
+                    self.take_in(of, &mut batch);
                 }
                 next = self.requests.next(room) => {
                     self.requested(next);
@@ -265,6 +265,7 @@ impl Service {
                 }
                 _ = stuck.tick() => self.look_for_stuck(),
                 _ = checkpoints.tick() => {
+                    self.share_inputs();
                     self.sweep_again();
                     self.write_checkpoints().await;
                 }

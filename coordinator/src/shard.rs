@@ -1,21 +1,17 @@
 //! One shard: its engine, what it reads, its checkpoint, and how it is given up.
 
-use std::{
-    collections::BTreeMap,
-    task::{Context, Poll},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use haltline_common::{
     Link, clock, metrics,
     planted::{Bug, planted},
-    tail::{self, Item, Start, Tail},
+    tail::{Item, Tail},
     types::{Names, event::Event, json},
 };
 use haltline_core::{Engine, Limits, LogMessage};
 use tokio_util::sync::CancellationToken;
 
-use crate::checkpoint::Checkpoint;
+use crate::{checkpoint::Checkpoint, inputs};
 
 /// How long a shard that is given up waits for answers to its writes.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -37,7 +33,10 @@ pub struct Shard {
     /// Tells this ownership from an earlier one of the same shard, for answers that come late.
     pub epoch: u64,
     pub engine: Engine,
-    pub inputs: Tail,
+    /// Its own consumer, if it does not read together with the others.
+    pub inputs: Option<Tail>,
+    /// Up to where everything of the log was taken in.
+    reached: u64,
     /// Where its records were read from at first; nothing may be forgotten before they all were.
     pub swept: bool,
     pub checkpoint: Checkpoint,
@@ -51,36 +50,40 @@ pub struct Shard {
 impl Shard {
     /// A shard whose checkpoint was taken as `revision`.
     pub fn new(link: &Link, limits: Limits, number: u32, epoch: u64, checkpoint: Checkpoint, revision: u64) -> Self {
-        let inputs = Tail::start(
-            link,
-            tail::Options {
-                stream: link.names.events_stream(),
-                filter: link.names.inputs_of_shard(number),
-                start: Start::Seq(checkpoint.log + 1),
-                heartbeat: Duration::from_secs(2),
-                buffer: 4096,
-                reader: format!("coordinator_inputs_{number}"),
-                headers_only: false,
-            },
-        );
-        Self {
+        let mut shard = Self {
             number,
             epoch,
             engine: Engine::new(limits, checkpoint.log, checkpoint.records),
-            inputs,
+            inputs: None,
+            reached: checkpoint.log,
             swept: false,
             checkpoint,
             revision,
             checkpoint_in_flight: false,
             requests: CancellationToken::new(),
             leaving: None,
-        }
+        };
+        shard.read_alone(link, 0);
+        shard
+    }
+
+    /// Reads by a consumer of its own, from where it is; it has everything up to `reached`.
+    pub fn read_alone(&mut self, link: &Link, reached: u64) {
+        self.reached = self.reached.max(reached);
+        let (filter, reader) = (link.names.inputs_of_shard(self.number), format!("coordinator_inputs_{}", self.number));
+        self.inputs = Some(inputs::tail(link, filter, self.reached + 1, reader));
+    }
+
+    /// Up to where everything of the log was taken in.
+    pub fn reached(&self) -> u64 {
+        self.reached
     }
 
     /// Takes in what the log has next.
     pub fn input(&mut self, item: Item) {
         match item {
             Item::Message(m) => {
+                self.reached = m.seq;
                 metrics::INPUT_LAG.set(m.pending);
                 let message = if Names::is_command(&m.subject) {
                     serde_json::from_slice(&m.payload).map(LogMessage::Command)
@@ -103,9 +106,10 @@ impl Shard {
                 tracing::warn!(shard = self.number, reason, "reading the log was interrupted; going on where it stopped");
             }
             Item::Reset { .. } => {
+                self.reached = 0;
                 tracing::error!("the events stream was recreated: executions without events in it start over their reading")
             }
-            Item::CaughtUp { .. } => {}
+            Item::CaughtUp { last_seq } => self.reached = self.reached.max(last_seq),
         }
     }
 
@@ -152,26 +156,4 @@ impl Shard {
         let told = why == Leaving::Lost || self.checkpoint.coordinator_id.is_empty() || !self.swept;
         (stored && told) || since.elapsed() > DRAIN
     }
-}
-
-/// The next items of the shards' inputs: fills `batch` with up to `max` of one shard and gives its number.
-pub async fn next_inputs(shards: &mut BTreeMap<u32, Shard>, from: &mut u32, batch: &mut Vec<Item>, max: usize) -> u32 {
-    std::future::poll_fn(|cx| poll_inputs(shards, from, batch, max, cx)).await
-}
-
-/// Begins after the shard that had its turn last, so that none keeps the others waiting.
-fn poll_inputs(shards: &mut BTreeMap<u32, Shard>, from: &mut u32, batch: &mut Vec<Item>, max: usize, cx: &mut Context) -> Poll<u32> {
-    let numbers: [u32; 2] = [*from + 1, 0];
-    for start in numbers {
-        for (number, shard) in shards.range_mut(start..) {
-            if !shard.is_leaving()
-                && let Poll::Ready(n) = shard.inputs.poll_many(cx, batch, max)
-                && n > 0
-            {
-                *from = *number;
-                return Poll::Ready(*number);
-            }
-        }
-    }
-    Poll::Pending
 }

@@ -192,6 +192,14 @@ impl Names {
     pub fn inputs_of_shard(&self, shard: u32) -> String {
         format!("{}.events.{shard}.input.>", self.ns)
     }
+    /// What is read of all shards' parts of the log.
+    pub fn inputs(&self) -> String {
+        format!("{}.events.*.input.>", self.ns)
+    }
+    /// The shard of a subject of the log.
+    pub fn shard_of_subject(subject: &str) -> Option<u32> {
+        subject.split('.').nth(2)?.parse().ok()
+    }
     /// Events that only tell.
     pub fn note(&self, execution_id: &str) -> String {
         self.event("note", execution_id, "")
@@ -345,6 +353,7 @@ mod tests {
             assert!(Names::is_command(&n.command(id)));
             for subject in [n.input(id), n.note(id), n.command(id)] {
                 assert_eq!(Names::execution_token(&subject), Some(token(id).as_str()));
+                assert_eq!(Names::shard_of_subject(&subject), Some(n.shard(id)));
             }
         }
         assert_eq!(Names::execution_token(&n.control_events()), None);

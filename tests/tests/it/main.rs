@@ -17,6 +17,7 @@ mod grouped;
 pub mod halt;
 mod halt_watch;
 mod hold;
+mod inputs;
 mod market;
 mod on_error;
 mod operations;
