@@ -55,6 +55,9 @@ pub struct Args {
     /// A task per node instead of chains as one task
     #[arg(long)]
     per_node_tasks: bool,
+    /// Executions that have ended and are kept before the measured ones begin
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    kept: usize,
     /// Worker processes [default: 1, with --halt 100]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
@@ -115,14 +118,17 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     let idle = meter.read();
     load::many(&client, &definition, args.workflows.clamp(1, 300), args.concurrency.min(20)).await?;
     let weight = load::weigh(&client, &definition, WEIGHED).await?;
-    let one = load::one_at_a_time(&client, &definition, args.latency).await?;
+    let one = load::many(&client, &definition, args.latency, 1).await?;
+    let watched = load::watched(&client, &definition, args.latency).await?;
+    let kept = load::many(&client, &definition, args.kept, args.concurrency).await?;
     let before = check::stored(&client).await?;
     let cpu_before = meter.read();
     let many = load::many(&client, &definition, args.workflows, args.concurrency).await?;
     let cpu_after = meter.read();
     let after = check::stored(&client).await?;
-    let ran = args.workflows + args.latency + WEIGHED + args.workflows.clamp(1, 300);
-    let mut errors = one.errors.clone();
+    let ran = args.kept + args.workflows + 2 * args.latency + WEIGHED + args.workflows.clamp(1, 300);
+    let mut errors = kept.errors;
+    errors.extend(one.errors.iter().chain(&watched.errors).cloned());
     errors.extend(many.errors.clone());
     errors.extend(check::read_back(&client, ran, definition.nodes.len()).await?);
     let raw = if args.no_raw { None } else { Some(raw::measure(&client).await?) };
@@ -130,14 +136,15 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     let report = json!({
         "shape": args.shape.to_string(),
         "workflows": args.workflows,
+        "kept": args.kept,
         "concurrency": args.concurrency,
         "per_node_tasks": args.per_node_tasks,
         "payload_bytes": args.payload,
         "workflows_per_s": report::round(args.workflows as f64 / many.seconds),
         "loaded_latency_ms": report::quantiles(&many.latency_ms),
         "latency_ms": report::quantiles(&one.latency_ms),
-        "time_to_first_node_ms": report::quantiles(&one.first_node_ms),
-        "step_to_step_ms": report::quantiles(&one.step_ms),
+        "time_to_first_node_ms": report::quantiles(&watched.first_node_ms),
+        "step_to_step_ms": report::quantiles(&watched.step_ms),
         "messages_per_workflow": report::round((after - before) as f64 / args.workflows.max(1) as f64),
         "bytes_per_workflow": report::round(weight.bytes),
         "bytes_per_node": report::round(weight.bytes / definition.nodes.len() as f64),
