@@ -253,14 +253,16 @@ impl Execution {
             return Applied::Ignored;
         }
         self.at = self.at.max(event.timestamp);
+        let taken_over = self.is_taken_over(i, event);
         let told = event.task_events.unwrap_or(1);
-        let counted = self.counted.entry((head, event.token.map_or(1, round))).or_default();
+        let counted = self.counted.entry((head, self.round_of(head, event))).or_default();
         self.events += told.saturating_sub(*counted);
         *counted = told.max(*counted);
-        if let Some(rest) = event.rest_events {
+        // What a claim made void is not told.
+        if let Some(rest) = event.rest_events.filter(|_| !taken_over) {
             // The task that goes on tells these again, or this one does, by a walk that claimed it.
             self.events += rest;
-            *self.counted.entry((head, event.token.map_or(1, round))).or_default() += rest;
+            *self.counted.entry((head, self.round_of(head, event))).or_default() += rest;
             if let Some(next) = self.plan.node(i).chain_next {
                 let first = self.rounds.get(&next).copied().unwrap_or(1);
                 *self.counted.entry((next, first)).or_default() += rest;
@@ -268,7 +270,9 @@ impl Execution {
         }
         // Whatever task has one of these nodes is over: its own result would come too late to count.
         for n in event.segment.iter().filter_map(|s| self.plan.find(&s.node_id)).chain([i]).collect::<Vec<_>>() {
-            if let NodeState::InTask(head) = self.nodes[n as usize] {
+            if let NodeState::InTask(head) = self.nodes[n as usize]
+                && !taken_over
+            {
                 self.leave_task(head);
             }
         }
@@ -315,6 +319,24 @@ impl Execution {
             }
         }
         Applied::Changed
+    }
+
+    /// Whether this ends a task of a stopped execution before a node that another walk of the same task has
+    /// claimed: that one goes on, and ends it.
+    ///
+    /// Only of an execution that ends without a worker which does not answer. Any other dispatches what is left
+    /// anew, and the claim is met there.
+    fn is_taken_over(&self, i: u32, event: &Event) -> bool {
+        let (Some(token), Some(next)) = (event.token, self.plan.node(i).chain_next) else { return false };
+        let same_task = matches!(self.nodes[i as usize], NodeState::InTask(_)) && self.nodes[i as usize] == self.nodes[next as usize];
+        let claimed = self.claims.standing(&self.plan.def(next).id).is_some_and(|(claimed, _)| token < claimed);
+        same_task && claimed && event.kind == EventType::NodeCompleted && self.can_be_abandoned()
+    }
+
+    /// The round of the task at `head` that an event is of: that of its token, which a claim may have raised.
+    fn round_of(&self, head: u32, event: &Event) -> u32 {
+        let now = self.rounds.get(&head).copied().unwrap_or(1);
+        event.token.map_or(1, round).min(now)
     }
 
     fn abandon(&mut self, at: Timestamp, events: u32) -> Applied {
@@ -378,10 +400,16 @@ impl Execution {
     fn leave_task(&mut self, head: u32) {
         self.outstanding -= 1;
         let mut at = Some(head);
-        while let Some(i) = at.filter(|i| self.nodes[*i as usize] == NodeState::InTask(head)) {
+        while let Some(i) = at {
+            at = self.plan.node(i).chain_next;
+            match self.nodes[i as usize] {
+                NodeState::InTask(of) if of == head => {}
+                // Told by a walk that another one took the task over from.
+                NodeState::Done(_) => continue,
+                _ => break,
+            }
             let left = self.plan.node(i).deps.iter().filter(|d| !self.lets_on(**d)).count();
             self.nodes[i as usize] = NodeState::Waiting(left as u32);
-            at = self.plan.node(i).chain_next;
         }
     }
 
