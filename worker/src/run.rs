@@ -89,7 +89,7 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
             }
             _ = progress.tick() => {
                 flight.report_progress().await;
-                if looks.is_empty() && flight.arrivals.is_outdated(&link) {
+                if flight.arrivals.is_outdated(&link) && looks.is_empty() {
                     let (flight, link) = (flight.clone(), link.clone());
                     looks.spawn(async move { flight.arrivals.look(&link).await });
                 }

@@ -3,12 +3,16 @@
 use std::rc::Rc;
 
 use super::{
-    COORDINATORS, Pid, WORKERS,
+    COORDINATORS, Pid, Time, WORKERS,
+    broker::ACK_WAIT,
     faults::Blow,
     net::{Conn, Down, Up},
     server::Write,
     world::{Ev, Timer, World},
 };
+
+/// A worker notices that it stood still for so long: less than a task is its own.
+const NOTICED: Time = ACK_WAIT * 2 / 3;
 
 impl World {
     /// Sends to the server; nothing goes out without a connection.
@@ -45,6 +49,7 @@ impl World {
         p.alive = false;
         p.life += 1;
         p.frozen_until = 0;
+        p.stood_still = false;
         if COORDINATORS.contains(&pid) {
             self.coordinators[pid] = None;
         } else if WORKERS.contains(&pid) {
@@ -110,6 +115,7 @@ impl World {
             Blow::Stall(pid, long) => {
                 let p = &mut self.processes[pid];
                 p.frozen_until = p.frozen_until.max(self.now + long);
+                p.stood_still |= p.frozen_until - self.now >= NOTICED;
             }
         }
     }

@@ -83,7 +83,7 @@ pub struct Server {
     pub log: Vec<LogEntry>,
     log_ids: HashMap<String, (u64, Time)>,
     pub tasks: BTreeMap<u64, QueuedTask>,
-    task_seq: u64,
+    pub task_seq: u64,
     task_ids: HashMap<String, (u64, Time)>,
     pub records: BTreeMap<String, (u64, Record)>,
     pub record_seq: u64,

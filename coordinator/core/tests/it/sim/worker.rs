@@ -120,6 +120,12 @@ impl World {
                 let task = (*task).clone();
                 let name = format!("worker-{pid}");
                 let waited = world.clock(pid).0 - task.created_at.0;
+                let last = world.server.task_seq;
+                let p = &mut world.processes[pid];
+                if std::mem::take(&mut p.stood_still) {
+                    p.doubted = last;
+                }
+                let again = again || seq <= p.doubted;
                 let learns = (deliveries > 1 || again || task.recovered || waited > ASK_LOG_AFTER) && world.plan.bug != Bug::NoLearn;
                 world.walk_begins(&task.task_id, &task.correlation.execution_id);
                 w.next_walk += 1;

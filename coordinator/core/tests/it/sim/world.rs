@@ -104,6 +104,10 @@ pub struct Process {
     pub life: u64,
     pub conn: Option<ConnId>,
     pub frozen_until: Time,
+    /// It stood still for so long that tasks which it was given may have been given to others; and up to which
+    /// that was found to hold.
+    pub stood_still: bool,
+    pub doubted: u64,
     /// Never comes back.
     pub gone: bool,
 }
