@@ -390,3 +390,36 @@ fn a_time_out_stops_what_waits_and_its_workers_say_so() {
     let out = execution.decide_all(true);
     assert!(matches!(&out[..], [Output::End(_, r)] if r.status == Status::TimedOut), "{out:?}");
 }
+
+/// Two walks have one task, and the second has claimed what is left. Of the first that is not known to it: a cancel
+/// makes it end what it takes for its task. The end waits for the one that goes on, and counts its events.
+#[test]
+fn a_cancel_waits_for_the_walk_that_claimed_the_task() {
+    let nodes = vec![node("a", "give", &[]), node("b", "give", &["a"])];
+    let plan = Arc::new(Plan::compile(&definition("w", nodes), &types()).expect("valid"));
+    let mut execution = Execution::accept(record(&plan), plan);
+    let Some(Output::Task(task)) = execution.decide_all(true).pop() else { panic!("no task") };
+    let mut now = 0;
+    let mut clock = || {
+        now += 1;
+        Timestamp(now)
+    };
+    let only_a = Task { nodes: task.nodes[..1].to_vec(), ..(*task).clone() };
+    let first = work(only_a, &Gate::Open, &mut clock).pop().expect("an end");
+    let second = work(Task { token: task.token + 1, ..*task }, &Gate::Open, &mut clock);
+    let claimed = second[0].token;
+    let claim = Command {
+        nodes: vec!["b".into()],
+        token: claimed,
+        by: "other/2".into(),
+        ..Command::new(CommandType::Claim, "exec_w_1", Timestamp(2))
+    };
+    execution.apply(&Input::Command(Box::new(claim)));
+    execution.apply(&Input::Command(Box::new(Command::new(CommandType::Cancel, "exec_w_1", Timestamp(3)))));
+    assert_eq!(execution.apply(&Input::Result(Box::new(first))), Applied::Changed);
+    assert_eq!(execution.decide_all(true), [], "the other one goes on");
+    assert_eq!(execution.apply(&Input::Result(Box::new(second.last().expect("an end").clone()))), Applied::Changed);
+    let Some(Output::End(event, _)) = execution.decide_all(true).pop() else { panic!("no end") };
+    assert_eq!(event.kind, EventType::ExecutionCancelled);
+    assert_eq!(event.event_count, Some(2 + second.len() as u32));
+}
