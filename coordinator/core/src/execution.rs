@@ -66,14 +66,15 @@ pub enum Input {
     /// A command.
     Command(Box<Command>),
     /// The command that ends a stopped execution without the tasks that nobody answers for, and how many
-    /// events the log has before it. What workers store after it is void.
+    /// events of workers the log has before it. What they store after it is void.
     Abandoned(Timestamp, u32),
 }
 
-/// How many events of an execution the log has, as it is read in its order.
+/// Which events of an execution the log has, as it is read in its order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Told {
     ids: HashSet<String>,
+    by_workers: u32,
     claims: Claims,
 }
 
@@ -81,8 +82,8 @@ impl Told {
     /// Takes in an event. Whether it counts: it may be void.
     pub(crate) fn event(&mut self, event: &Event) -> bool {
         let counts = !self.claims.is_void(event);
-        if counts {
-            self.ids.insert(event.id.clone());
+        if counts && self.ids.insert(event.id.clone()) {
+            self.by_workers += u32::from(event.token.is_some());
         }
         counts
     }
@@ -90,9 +91,9 @@ impl Told {
     pub(crate) fn command(&mut self, command: &Command) {
         self.claims.take_in(command);
     }
-    /// Events so far.
-    pub(crate) fn count(&self) -> u32 {
-        self.ids.len() as u32
+    /// Events so far that workers told: what a coordinator tells may be on its way still.
+    pub(crate) fn by_workers(&self) -> u32 {
+        self.by_workers
     }
     /// The ids of all of them.
     pub(crate) fn into_ids(self) -> HashSet<String> {
@@ -339,14 +340,15 @@ impl Execution {
         event.token.map_or(1, round).min(now)
     }
 
-    fn abandon(&mut self, at: Timestamp, events: u32) -> Applied {
+    fn abandon(&mut self, at: Timestamp, by_workers: u32) -> Applied {
         // Of a halt and a failure, tasks that run go on to their end.
         if !self.can_be_abandoned() {
             return Applied::Ignored;
         }
         self.at = self.at.max(at);
         self.outstanding = 0;
-        self.events = events;
+        // With the first event and those of skipped nodes, which are told if the log lacks them.
+        self.events = 1 + self.skipped + by_workers;
         for state in &mut self.nodes {
             if matches!(state, NodeState::InTask(_)) {
                 *state = NodeState::Ended;

@@ -226,7 +226,7 @@ impl Replay {
             // Only what ends a task decides; middle results of a segment come with it.
             Entry::Event(e) if e.kind.is_input() && e.task_events.is_some() => Some(Input::Result(e)),
             Entry::Event(_) => None,
-            Entry::Command(c) if c.kind == CommandType::Abandon => Some(Input::Abandoned(c.timestamp, self.told.count())),
+            Entry::Command(c) if c.kind == CommandType::Abandon => Some(Input::Abandoned(c.timestamp, self.told.by_workers())),
             Entry::Command(c) => Some(Input::Command(c)),
         };
         let Some(input) = input.filter(|_| !over) else {

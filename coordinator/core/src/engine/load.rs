@@ -69,7 +69,7 @@ impl Engine {
                 LogMessage::Command(c) => {
                     log.command(&c);
                     let abandoned = c.kind == CommandType::Abandon;
-                    by_seq.insert(seq, if abandoned { Input::Abandoned(c.timestamp, log.count()) } else { Input::Command(c) });
+                    by_seq.insert(seq, if abandoned { Input::Abandoned(c.timestamp, log.by_workers()) } else { Input::Command(c) });
                 }
             }
         }
