@@ -43,6 +43,8 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const SERVER_READY_WITHIN: Duration = Duration::from_secs(60);
 /// Halts of the flag before the load: its bucket keeps the last 64 values.
 const PAST_HALTS: usize = 30;
+/// Flags of bots that do nothing, between two of them.
+const PAST_OTHERS: usize = 10;
 /// How long running nodes of a worker may go on after SIGTERM.
 const DRAIN: &str = "5s";
 /// Keeps the limits of the streams below what any disk has; nothing of that size is written.
@@ -259,8 +261,13 @@ impl Fleet {
     async fn past(&self) -> anyhow::Result<()> {
         let link = self.link().await?;
         let _publisher = Publisher::start(&link).await?;
+        // A past that takes a while to read, so that whoever acts on it is seen: between them flags that cover nothing.
+        let others = if self.planted == Some(Bug::TailAll) { PAST_OTHERS } else { 0 };
         for level in [Level::Halt, Level::Normal].repeat(PAST_HALTS) {
             control::set(&link, &Scope::Global, level, "torture", "before the torture").await?;
+            for n in 0..others {
+                control::set(&link, &Scope::Bot(format!("other-{n}")), level, "torture", "before the torture").await?;
+            }
         }
         Ok(())
     }
