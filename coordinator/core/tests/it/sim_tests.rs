@@ -13,7 +13,11 @@ use crate::sim::{
 fn seeds(n: u64) -> Vec<u64> {
     match std::env::var("HALTLINE_SIM_SEED").ok().and_then(|s| s.parse().ok()) {
         Some(seed) => vec![seed],
-        None => (0..n).collect(),
+        // `HALTLINE_SIM_FROM=n` begins later.
+        None => {
+            let from = std::env::var("HALTLINE_SIM_FROM").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
+            (from..from + n).collect()
+        }
     }
 }
 
