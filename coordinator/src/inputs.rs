@@ -1,6 +1,5 @@
 //! What shards read of the log: each by a consumer of its own, or all by one. A consumer costs the server
-//! for each time that it is woken: while one coordinator has all shards, one consumer is enough (a
-//! twentieth of all CPU under load).
+//! for each time that it is woken: while one coordinator has all shards, one consumer is enough.
 
 use std::{
     collections::BTreeMap,
