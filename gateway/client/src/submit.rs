@@ -35,11 +35,11 @@ impl Client {
     /// `EmergencyHalted`, `UnknownWorkflow`, `Conflict` or `Overloaded`; `Unavailable` if nobody
     /// answered in time: the execution may or may not exist, repeat with the same key to know.
     pub async fn submit(&self, submit: Submit) -> Result<Accepted, ApiError> {
-        self.submit_with(&submit, &self.shared.inbox.ticket()).await.map(Answer::accepted)
+        self.submit_with(&submit, &mut self.shared.inbox.ticket()).await.map(Answer::accepted)
     }
 
     /// As [`Client::submit`]. If `notify` is the ticket's subject, the end may be told instead.
-    pub(crate) async fn submit_with(&self, submit: &Submit, ticket: &Ticket) -> Result<Answer, ApiError> {
+    pub(crate) async fn submit_with(&self, submit: &Submit, ticket: &mut Ticket) -> Result<Answer, ApiError> {
         check(submit)?;
         let body = encode(submit, "input")?;
         let names = &self.shared.link.names;
@@ -59,8 +59,8 @@ impl Client {
         }
         let cancel = Cancel { execution_id: execution_id.into(), reason: reason.into(), by: by.into() };
         let names = &self.shared.link.names;
-        let ticket = self.shared.inbox.ticket();
-        self.ask(names.cancel(names.shard(execution_id)), encode(&cancel, "reason")?, &ticket).await.map(Answer::accepted)
+        let mut ticket = self.shared.inbox.ticket();
+        self.ask(names.cancel(names.shard(execution_id)), encode(&cancel, "reason")?, &mut ticket).await.map(Answer::accepted)
     }
 
     /// Says what became of a node whose outcome is unknown. Returns once that is stored; the execution
@@ -72,12 +72,12 @@ impl Client {
     pub async fn resolve(&self, resolve: &Resolve) -> Result<Accepted, ApiError> {
         resolve.check()?;
         let names = &self.shared.link.names;
-        let ticket = self.shared.inbox.ticket();
-        self.ask(names.resolve(names.shard(&resolve.execution_id)), encode(resolve, "outputs")?, &ticket).await.map(Answer::accepted)
+        let mut ticket = self.shared.inbox.ticket();
+        self.ask(names.resolve(names.shard(&resolve.execution_id)), encode(resolve, "outputs")?, &mut ticket).await.map(Answer::accepted)
     }
 
     /// Asks until there is an answer or the time is over.
-    async fn ask(&self, subject: String, body: Bytes, ticket: &Ticket) -> Result<Answer, ApiError> {
+    async fn ask(&self, subject: String, body: Bytes, ticket: &mut Ticket) -> Result<Answer, ApiError> {
         let until = Instant::now() + self.timeout;
         let mut delay = DELAY_MIN;
         loop {
@@ -96,7 +96,7 @@ impl Client {
     }
 
     /// An answer to an earlier try counts as well: it is the same request.
-    async fn try_once(&self, subject: &str, body: &Bytes, ticket: &Ticket, limit: Duration) -> Result<Answer, ApiError> {
+    async fn try_once(&self, subject: &str, body: &Bytes, ticket: &mut Ticket, limit: Duration) -> Result<Answer, ApiError> {
         let client = &self.shared.link.client;
         client.publish_with_reply(subject.to_owned(), ticket.subject.clone(), body.clone()).await.map_err(unavailable)?;
         let message = match tokio::time::timeout(limit, ticket.told()).await {

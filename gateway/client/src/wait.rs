@@ -50,11 +50,11 @@ impl Client {
     /// # Errors
     /// As [`Client::submit`].
     pub async fn run(&self, mut submit: Submit, limit: Duration) -> Result<Outcome, ApiError> {
-        let told = self.shared.inbox.ticket();
+        let mut told = self.shared.inbox.ticket();
         // On the subject that the acceptance is told on: if the end comes soon, it is all that is told.
         submit.notify = Some(told.subject.clone());
         let until = Instant::now() + limit;
-        let answer = self.submit_with(&submit, &told).await?;
+        let answer = self.submit_with(&submit, &mut told).await?;
         fault::point("client.wait");
         let accepted = match answer {
             Answer::Ended(outcome) => return Ok(outcome),
@@ -85,7 +85,7 @@ impl Client {
         let mut seen = None;
         loop {
             let look = (Instant::now() + delay).min(until);
-            if let Some(ticket) = &told {
+            if let Some(ticket) = &mut told {
                 match tokio::time::timeout_at(look, ticket.told()).await {
                     Ok(Some(message)) => match serde_json::from_slice::<Outcome>(&message.payload) {
                         Ok(outcome) if outcome.execution_id == id => return Ok(outcome),
