@@ -27,7 +27,7 @@ pub const LAYOUT: &str = "1";
 pub const TASK_ACK_WAIT: Duration = Duration::from_millis(1500);
 /// Server-side duplicate window: longer than a coordinator takes to come back, short enough that
 /// its memory (about 210 bytes an id) stays bounded.
-const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// Tasks waiting; above it dispatch waits instead of growing the stream.
 const TASKS_MAX: i64 = 5_000_000;
 /// What was written to measure is of no use to anyone.

@@ -188,7 +188,8 @@ async fn ask(site: &mut Site, role: Role, shape: Shape, fault: Option<&str>) -> 
         Shape::Parallel => shapes::parallel("crash")?,
         Shape::Skipping => shapes::skipping("crash")?,
         Shape::Cancel => shapes::waiting("crash", "10s", "10s")?,
-        Shape::Halt => shapes::waiting("crash", "300ms", "300ms")?,
+        // Longer than a busy machine takes to see that they have started.
+        Shape::Halt => shapes::waiting("crash", "3s", "3s")?,
     };
     let caller = site.caller();
     match shape {

@@ -12,6 +12,7 @@ mod report;
 mod workload;
 
 use anyhow::Context as _;
+use haltline_common::topology;
 use serde_json::json;
 
 use super::Context;
@@ -55,7 +56,7 @@ pub struct Args {
     /// A task per node instead of chains as one task
     #[arg(long)]
     per_node_tasks: bool,
-    /// Executions that have ended and are kept before the measured ones begin
+    /// Executions that have ended and are kept before the measured ones begin, two minutes later
     #[arg(long, value_name = "N", default_value_t = 0)]
     kept: usize,
     /// Worker processes [default: 1, with --halt 100]
@@ -121,6 +122,11 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     let one = load::many(&client, &definition, args.latency, 1).await?;
     let watched = load::watched(&client, &definition, args.latency).await?;
     let kept = load::many(&client, &definition, args.kept, args.concurrency).await?;
+    if args.kept > 0 {
+        // What nats-server knows of message ids is of those just run, not of those kept.
+        eprintln!("{} executions are kept; measuring once nats-server has forgotten their message ids", args.kept);
+        tokio::time::sleep(topology::DUPLICATE_WINDOW + std::time::Duration::from_secs(5)).await;
+    }
     let before = check::stored(&client).await?;
     let cpu_before = meter.read();
     let many = load::many(&client, &definition, args.workflows, args.concurrency).await?;
