@@ -145,7 +145,8 @@ pub struct Outbox<T> {
     link: Link,
     prefix: String,
     acks: Subscriber,
-    pending: BTreeMap<u64, Pending<T>>,
+    /// Boxed: a tree moves its entries as it grows and shrinks.
+    pending: BTreeMap<u64, Box<Pending<T>>>,
     lanes: Lanes,
     /// To be handed to the connection, in order.
     leaving: VecDeque<Leaving>,
@@ -212,7 +213,7 @@ impl<T> Outbox<T> {
             self.leaving.push_back(Leaving { n, place: None });
             Way::Direct
         };
-        self.pending.insert(n, Pending { tag, write, sent: Instant::now(), way, tried: false });
+        self.pending.insert(n, Box::new(Pending { tag, write, sent: Instant::now(), way, tried: false }));
         self.most = self.most.max(self.pending.len());
         if !grouping {
             self.flush().await;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_nats::Subject;
-use haltline_common::types::submit::Accepted;
+use haltline_common::types::{SmolStr, submit::Accepted};
 
 /// Longer than most short executions take under load, and short against a client's patience of two seconds.
 const HOLD: Duration = Duration::from_millis(100);
@@ -15,8 +15,8 @@ const HOLD: Duration = Duration::from_millis(100);
 /// What is held back, by execution.
 #[derive(Default)]
 pub struct Held {
-    answers: HashMap<String, (Subject, Accepted)>,
-    since: VecDeque<(Instant, String)>,
+    answers: HashMap<SmolStr, (Subject, Accepted)>,
+    since: VecDeque<(Instant, SmolStr)>,
 }
 
 impl Held {

@@ -6,19 +6,20 @@ use haltline_common::{
     Link, history, kv,
     planted::{Bug, planted},
     retry::Reconnect,
+    types::SmolStr,
 };
 use haltline_core::{Loaded, LogMessage, Plan};
 
 use crate::plans;
 
 /// Loads until it succeeds: an execution that cannot be read now must not be forgotten.
-pub async fn load(link: Link, id: String, cached: impl Fn(&str, &str) -> Option<Arc<Plan>>) -> (String, Loaded) {
+pub async fn load(link: Link, id: SmolStr, cached: impl Fn(&str, &str) -> Option<Arc<Plan>>) -> (SmolStr, Loaded) {
     let mut delays = Reconnect::new(Duration::from_secs(2));
     loop {
         match try_load(&link, &id, &cached).await {
             Ok(loaded) => return (id, loaded),
             Err(why) => {
-                tracing::warn!(execution_id = id, why, "cannot read an execution back; trying again");
+                tracing::warn!(execution_id = id.as_str(), why, "cannot read an execution back; trying again");
                 tokio::time::sleep(delays.next_delay()).await;
             }
         }

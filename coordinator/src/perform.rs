@@ -128,10 +128,10 @@ impl Service {
                     }
                     Out::Notify(subject, outcome) => {
                         fault::point("coordinator.notify");
-                        tracing::debug!(execution_id = outcome.execution_id, status = outcome.status.as_str(), "execution ended");
+                        tracing::debug!(execution_id = outcome.execution_id.as_str(), status = outcome.status.as_str(), "execution ended");
                         metrics::EXECUTIONS_ENDED.inc();
                         self.held.ended(&outcome.execution_id);
-                        let _ = self.link.client.publish(subject, json(&outcome).into()).await;
+                        let _ = self.link.client.publish(subject.to_string(), json(&outcome).into()).await;
                     }
                 }
             }

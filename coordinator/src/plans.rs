@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use haltline_common::{
     Link, definitions,
     types::{
+        SmolStr,
         error::{ApiError, Code},
         ids,
     },
@@ -17,7 +18,7 @@ const PLANS_MAX: usize = 1000;
 /// The cache.
 #[derive(Default)]
 pub struct Plans {
-    plans: Arc<HashMap<(String, String), Arc<Plan>>>,
+    plans: Arc<HashMap<(SmolStr, SmolStr), Arc<Plan>>>,
     latest: HashMap<String, String>,
 }
 
@@ -41,7 +42,7 @@ impl Plans {
     /// The plan of a version (the latest if `None`), if it is in memory.
     pub fn get(&self, workflow: &str, version: Option<&str>) -> Option<Arc<Plan>> {
         let version = version.or_else(|| self.latest.get(workflow).map(String::as_str))?;
-        self.plans.get(&(workflow.to_owned(), version.to_owned())).cloned()
+        self.plans.get(&(workflow.into(), version.into())).cloned()
     }
 
     /// Keeps a plan.
@@ -64,7 +65,7 @@ impl Plans {
     /// What is in memory now, for a load that runs beside the loop.
     pub fn snapshot(&self) -> impl Fn(&str, &str) -> Option<Arc<Plan>> + Send + use<> {
         let plans = Arc::clone(&self.plans);
-        move |workflow, version| plans.get(&(workflow.to_owned(), version.to_owned())).cloned()
+        move |workflow, version| plans.get(&(workflow.into(), version.into())).cloned()
     }
 }
 

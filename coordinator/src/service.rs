@@ -17,7 +17,7 @@ use haltline_common::{
     planted::{Bug, planted},
     tail::{self, Item, Start, Tail},
     topology,
-    types::{Names, error::Code},
+    types::{Names, SmolStr, error::Code},
 };
 use haltline_core::{Engine, Guard, Known, Limits, Loaded, WriteId};
 use tokio::{task::JoinSet, time::MissedTickBehavior};
@@ -86,8 +86,8 @@ pub struct Service {
     pub(crate) control: ControlWatch,
     pub(crate) requests: Requests,
     pub(crate) held: Held,
-    pub(crate) loads: JoinSet<(u32, u64, String, Loaded)>,
-    pub(crate) loads_waiting: Vec<(u32, u64, String)>,
+    pub(crate) loads: JoinSet<(u32, u64, SmolStr, Loaded)>,
+    pub(crate) loads_waiting: Vec<(u32, u64, SmolStr)>,
     pointers: Tail,
     guard: Guard,
     members: Members,

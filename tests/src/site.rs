@@ -204,7 +204,7 @@ impl Site {
     /// When it is refused.
     pub async fn submit(&self, definition: &Definition, key: &str, input: Value) -> anyhow::Result<String> {
         self.client.put_workflow(definition).await?;
-        Ok(self.client.submit(shapes::submission(definition, key, input)).await?.execution_id)
+        Ok(self.client.submit(shapes::submission(definition, key, input)).await?.execution_id.to_string())
     }
 
     /// The input that the trading shapes want.

@@ -14,7 +14,7 @@ use haltline_common::{
     fault,
     planted::{Bug, planted},
     types::{
-        Effect, Timestamp,
+        Effect, SmolStr, Timestamp,
         control::{Flag, Gate, OnHalt, OpenEffect, Place},
         event::Correlation,
         task::Task,
@@ -106,8 +106,8 @@ impl NodeError {
 /// What the flags have to know of a node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Guarded {
-    node_type: String,
-    venue: String,
+    node_type: SmolStr,
+    venue: SmolStr,
     effect: Effect,
     allowed_while_halted: bool,
     on_halt: Option<OnHalt>,
@@ -170,9 +170,9 @@ pub struct Context {
     /// Execution, workflow, bot and strategy.
     pub correlation: Correlation,
     /// The node.
-    pub node_id: String,
+    pub node_id: SmolStr,
     /// Parameters from the definition.
-    pub params: Map<String, Value>,
+    pub params: Arc<Map<String, Value>>,
     /// Resolved inputs.
     pub inputs: Map<String, Value>,
     /// Number of this attempt, from 1.
@@ -182,7 +182,7 @@ pub struct Context {
     /// When the whole task must have started.
     pub deadline: Timestamp,
     /// W3C trace context.
-    pub traceparent: String,
+    pub traceparent: SmolStr,
     /// Cancelled when the execution is cancelled or the worker gives up draining.
     pub cancel: CancellationToken,
     /// After it its inputs are older than the node allows.
@@ -349,16 +349,16 @@ impl Context {
             correlation: Correlation {
                 execution_id: "exec_test_00000000".into(),
                 workflow_id: "test".into(),
-                bot_id: String::new(),
-                strategy_id: String::new(),
+                bot_id: "".into(),
+                strategy_id: "".into(),
             },
             node_id: "node".into(),
-            params,
+            params: params.into(),
             inputs,
             attempt: 1,
             token: 1,
             deadline: Timestamp(i64::MAX),
-            traceparent: String::new(),
+            traceparent: "".into(),
             cancel: CancellationToken::new(),
             inputs_until: None,
             guarded: Guarded::default(),

@@ -66,7 +66,7 @@ pub async fn attempt(
 ) -> (Attempted, Option<Left>, Vec<Noted>) {
     let task = run.task();
     let node = &task.nodes[index];
-    let (Some(implementation), Some(slots)) = (flight.registry.get(&node.kind), flight.slots.get(&node.kind)) else {
+    let (Some(implementation), Some(slots)) = (flight.registry.get(&node.kind), flight.slots.get(node.kind.as_str())) else {
         let message = format!("this worker has no node type `{}`", node.kind);
         return (Attempted::Ended(failed("UnknownType", message, false), 0.0), None, Vec::new());
     };
@@ -130,8 +130,8 @@ pub async fn attempt(
     if let Attempted::Ended(NodeOutcome::Failed { error_type, message, .. } | NodeOutcome::Unknown { error_type, message }, _) = &attempted
     {
         tracing::info!(
-            execution_id = task.correlation.execution_id,
-            node_id = node.id,
+            execution_id = task.correlation.execution_id.as_str(),
+            node_id = node.id.as_str(),
             attempt,
             error_type,
             message,

@@ -136,8 +136,10 @@ impl Puller {
         self.credit = self.credit.saturating_sub(1);
         self.running += 1;
         let (flight, finished) = (self.flight.clone(), self.finished_tx.clone());
+        // Boxed: spawning moves a future about, and this one has some kilobytes.
+        let work = Box::pin(task::run(flight, message));
         tracker.spawn(async move {
-            task::run(flight, message).await;
+            work.await;
             let _ = finished.send(());
         });
     }

@@ -342,7 +342,7 @@ impl Walk {
             match read {
                 Ok(log) => return Some(log),
                 Err(e) => {
-                    tracing::warn!(execution_id, error = %e, "cannot read what the log has of a task; trying again");
+                    tracing::warn!(execution_id = execution_id.as_str(), error = %e, "cannot read what the log has of a task; trying again");
                     tokio::select! {
                         () = self.flight.draining.cancelled() => return None,
                         () = tokio::time::sleep(delays.next_delay()) => {}

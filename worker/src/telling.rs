@@ -14,6 +14,8 @@ use crate::flight::Flight;
 
 /// Held events leave once there are so many bytes of them: large outputs do not wait for each other.
 const HELD_BYTES_MAX: usize = 64 << 10;
+/// What most tasks have to tell at once: written without growing.
+const HELD_BYTES: usize = 2048;
 /// Nothing is held for longer while the nodes go on: who watches sees them live.
 const HELD_FOR: Duration = Duration::from_millis(5);
 /// A write that was not answered within this time may be lost, with its connection or its leader.
@@ -41,15 +43,22 @@ impl Telling {
     /// # Errors
     /// When what came before it could not be stored.
     pub async fn hold(&mut self, flight: &Flight, subject: &str, event: &Event, id: String) -> Result<(), NotStored> {
-        let line = json::line(event).unwrap_or_default();
-        let full = self.lines.len() + line.len() > HELD_BYTES_MAX;
-        if full || self.held_since.is_some_and(|since| since.elapsed() > HELD_FOR) {
+        if self.held_since.is_some_and(|since| since.elapsed() > HELD_FOR) {
             self.leave(flight, subject).await?;
         }
-        if !self.lines.is_empty() {
+        let before = self.lines.len();
+        if before == 0 {
+            self.lines.reserve(HELD_BYTES);
+        } else {
             self.lines.push(b'\n');
         }
-        self.lines.extend(line);
+        json::append(&mut self.lines, event);
+        if before > 0 && self.lines.len() > HELD_BYTES_MAX {
+            let last = self.lines.split_off(before + 1);
+            self.lines.truncate(before);
+            self.leave(flight, subject).await?;
+            self.lines = last;
+        }
         self.id = id;
         self.held_since.get_or_insert_with(Instant::now);
         Ok(())

@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use haltline_types::{
-    Effect, Timestamp,
+    Effect, SmolStr, Timestamp,
     control::{Lease, OpenEffect},
     error::ApiError,
     event::{Event, EventType},
@@ -63,14 +63,14 @@ pub(super) async fn of(link: &Link, asks: &[Ask]) -> Result<Vec<Vec<OpenEffect>>
 /// Those of `open` that are open still.
 async fn still(link: &Link, open: Vec<Vec<OpenEffect>>) -> Result<Vec<Vec<OpenEffect>>, ApiError> {
     let mut left = vec![Vec::new(); open.len()];
-    let mut by_execution: BTreeMap<String, Vec<(usize, OpenEffect)>> = BTreeMap::new();
+    let mut by_execution: BTreeMap<SmolStr, Vec<(usize, OpenEffect)>> = BTreeMap::new();
     for (i, effect) in open.into_iter().enumerate().flat_map(|(i, all)| all.into_iter().map(move |effect| (i, effect))) {
         let all = by_execution.entry(effect.execution_id.clone()).or_default();
         if all.iter().all(|(other, o)| *other != i || o.node_id != effect.node_id) {
             all.push((i, effect));
         }
     }
-    let read = async |(execution_id, effects): (String, Vec<(usize, OpenEffect)>)| {
+    let read = async |(execution_id, effects): (SmolStr, Vec<(usize, OpenEffect)>)| {
         let log = soon(|| history::read(link, &execution_id)).await.map_err(kv::unavailable)?;
         let events: Vec<&Event> = log.iter().filter_map(|(_, entry)| entry.event()).collect();
         Ok::<_, ApiError>(effects.into_iter().filter(|(_, o)| is_open(&events, &o.node_id)).collect::<Vec<_>>())
@@ -201,8 +201,8 @@ fn of_intent(e: Event) -> OpenEffect {
         workflow_id: e.workflow_id,
         bot_id: e.bot_id,
         strategy_id: e.strategy_id,
-        venue: String::new(),
-        node_type: String::new(),
+        venue: "".into(),
+        node_type: "".into(),
         effect: Effect::OpensRisk,
         allowed_while_halted: false,
     }
@@ -215,10 +215,10 @@ mod tests {
 
     #[test]
     fn an_effect_is_open_from_its_intent_to_what_settles_it() {
-        let c = Correlation { execution_id: "x".into(), workflow_id: "w".into(), bot_id: String::new(), strategy_id: String::new() };
+        let c = Correlation { execution_id: "x".into(), workflow_id: "w".into(), bot_id: "".into(), strategy_id: "".into() };
         let event = |kind, id: &str, node: Option<&str>| {
             let mut e = Event::new(kind, id.into(), &c, Timestamp(0));
-            e.node_id = node.map(str::to_owned);
+            e.node_id = node.map(SmolStr::from);
             e
         };
         let intended = event(EventType::EffectIntended, "i", Some("buy"));

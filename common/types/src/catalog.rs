@@ -3,6 +3,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use crate::definition::{InputRef, NodeDef};
 pub use crate::effect::Effect;
@@ -24,8 +25,8 @@ pub struct NodeType {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allowed_while_halted: bool,
     /// The venue its nodes act at, unless they name another.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub venue: String,
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub venue: SmolStr,
     /// Inputs and parameters that must be there, by input or by parameter.
     #[serde(default)]
     pub required: Vec<String>,
@@ -40,7 +41,7 @@ impl NodeType {
             effect,
             computes_only: false,
             allowed_while_halted: false,
-            venue: String::new(),
+            venue: "".into(),
             required: Vec::new(),
         }
     }

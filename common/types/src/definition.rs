@@ -1,34 +1,35 @@
 //! Workflow definitions as users write them. What makes one valid is the core's to say
 //! (`haltline_core::Plan`); this file is only their shape.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use smol_str::SmolStr;
 
-use crate::{Effect, Millis, control::OnHalt};
+use crate::{Effect, Millis, control::OnHalt, record::Outputs};
 
 /// A workflow: an immutable version of a directed acyclic graph of nodes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Definition {
     /// The workflow's id: any text of 1 to 128 bytes without control characters.
-    pub id: String,
+    pub id: SmolStr,
     /// A name for people; the id if absent.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub name: String,
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub name: SmolStr,
     /// The version: once stored under this name it never changes.
-    pub version: String,
+    pub version: SmolStr,
     /// What it is for.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
     /// The bot its executions belong to, unless a submission names another.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub bot_id: String,
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub bot_id: SmolStr,
     /// The strategy its executions belong to, unless a submission names another.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub strategy_id: String,
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub strategy_id: SmolStr,
     /// How long an execution may take (default 30d); then it ends as `timed_out`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Millis>,
@@ -48,19 +49,19 @@ pub struct Definition {
 #[serde(deny_unknown_fields)]
 pub struct NodeDef {
     /// Unique in the workflow.
-    pub id: String,
+    pub id: SmolStr,
     /// A name for people; the id if absent.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub name: String,
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub name: SmolStr,
     /// Free text such as providers, conditions, actions; `type` decides what runs.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub category: String,
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub category: SmolStr,
     /// The node type that runs it.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: SmolStr,
     /// Parameters of the type.
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-    pub params: serde_json::Map<String, Value>,
+    #[serde(default, skip_serializing_if = "crate::json::is_default")]
+    pub params: Arc<serde_json::Map<String, Value>>,
     /// Named inputs, each from a node's output, the execution's input, or a literal.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inputs: BTreeMap<String, InputRef>,
@@ -74,8 +75,8 @@ pub struct NodeDef {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allowed_while_halted: bool,
     /// The venue it acts at, for halts of a venue (default: its type's).
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub venue: String,
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub venue: SmolStr,
     /// How old what its inputs come from may be when it starts, and at its side effect; older, it fails as
     /// `StaleInput`. Outputs of nodes are as old as their node's end, the execution's input as its start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,9 +112,9 @@ pub enum InputRef {
 #[serde(deny_unknown_fields)]
 pub struct NodeRef {
     /// The node's id.
-    pub node: String,
+    pub node: SmolStr,
     /// The output's name, or a JSON pointer into the outputs if it starts with `/`.
-    pub output: String,
+    pub output: SmolStr,
 }
 
 /// A field of the execution's input.
@@ -157,7 +158,7 @@ pub enum OnError {
     /// with `MissingInput`, one that only waits for the node runs.
     Continue,
     /// `{"use": {..}}`: what depends on the node goes on with these in place of its outputs.
-    Use(serde_json::Map<String, Value>),
+    Use(Outputs),
 }
 
 impl OnError {
@@ -191,12 +192,12 @@ impl Definition {
     /// A workflow of those nodes, and nothing else.
     pub fn new(id: impl Into<String>, version: impl Into<String>, nodes: Vec<NodeDef>) -> Self {
         Self {
-            id: id.into(),
-            name: String::new(),
-            version: version.into(),
+            id: id.into().into(),
+            name: "".into(),
+            version: version.into().into(),
             description: String::new(),
-            bot_id: String::new(),
-            strategy_id: String::new(),
+            bot_id: "".into(),
+            strategy_id: "".into(),
             timeout: None,
             on_halt: None,
             nodes,
@@ -217,16 +218,16 @@ impl NodeDef {
     /// A node of that id and type, and nothing else.
     pub fn new(id: impl Into<String>, kind: impl Into<String>) -> Self {
         Self {
-            id: id.into(),
-            name: String::new(),
-            category: String::new(),
-            kind: kind.into(),
-            params: serde_json::Map::new(),
+            id: id.into().into(),
+            name: "".into(),
+            category: "".into(),
+            kind: kind.into().into(),
+            params: serde_json::Map::new().into(),
             inputs: BTreeMap::new(),
             depends_on: Vec::new(),
             effect: None,
             allowed_while_halted: false,
-            venue: String::new(),
+            venue: "".into(),
             max_input_age: None,
             timeout: None,
             retry: None,

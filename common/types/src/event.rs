@@ -2,16 +2,16 @@
 //! result is the event that reports it. Every event has a deterministic id, the same when it is
 //! published again after a crash, so readers and the server drop repeats.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use smol_str::SmolStr;
 
 use crate::{
     Timestamp,
     control::{Flag, Scope},
-    record::FailedNode,
+    record::{FailedNode, Outputs, Results},
     risk::{Breach, Noted},
 };
 
@@ -112,28 +112,28 @@ pub struct Event {
     /// there, since it may repeat, with more, an event that only told it.
     pub id: String,
     /// The execution; empty for `emergency_state_changed`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub execution_id: String,
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub execution_id: SmolStr,
     /// The workflow.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub workflow_id: String,
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub workflow_id: SmolStr,
     /// The bot; on every event of an execution, empty if it has none.
     #[serde(default)]
-    pub bot_id: String,
+    pub bot_id: SmolStr,
     /// The strategy; on every event of an execution, empty if it has none.
     #[serde(default)]
-    pub strategy_id: String,
+    pub strategy_id: SmolStr,
     /// When, by the clock of the process that caused it.
     pub timestamp: Timestamp,
     /// The node, on node events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node_id: Option<String>,
+    pub node_id: Option<SmolStr>,
     /// The node's name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node_name: Option<String>,
+    pub node_name: Option<SmolStr>,
     /// The node's category.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node_category: Option<String>,
+    pub node_category: Option<SmolStr>,
     /// The attempt it is about, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
@@ -142,16 +142,16 @@ pub struct Event {
     pub token: Option<u64>,
     /// The worker that produced it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub worker_id: Option<String>,
+    pub worker_id: Option<SmolStr>,
     /// Milliseconds it took: of a node its last attempt, of an execution from acceptance to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<f64>,
     /// `success` on `node_completed`; the execution's status on terminal events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<String>,
+    pub status: Option<SmolStr>,
     /// What a node gave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outputs: Option<Map<String, Value>>,
+    pub outputs: Option<Outputs>,
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -169,10 +169,10 @@ pub struct Event {
     pub node_count: Option<u32>,
     /// The pinned definition, on `execution_started`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workflow_version: Option<String>,
+    pub workflow_version: Option<SmolStr>,
     /// Outputs by node, on terminal events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub results: Option<Arc<Map<String, Value>>>,
+    pub results: Option<Results>,
     /// True if `results` would have been too large; read them from the `node_completed` events.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub results_omitted: bool,
@@ -231,7 +231,7 @@ pub struct Event {
     /// On `node_stale`: the nodes that its inputs come from and that can be read again, each behind those it
     /// depends on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub read_again: Vec<String>,
+    pub read_again: Vec<SmolStr>,
     /// On terminal events: nodes of whose side effects nobody knows whether they happened.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unknown_nodes: Vec<UnknownNode>,
@@ -250,7 +250,7 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UnknownNode {
     /// The node.
-    pub node_id: String,
+    pub node_id: SmolStr,
     /// The attempt that left it so.
     pub attempt: u32,
     /// Why nobody knows; the beginning, where it is long.
@@ -265,9 +265,9 @@ pub struct UnknownNode {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SegmentResult {
     /// The node.
-    pub node_id: String,
+    pub node_id: SmolStr,
     /// What it gave.
-    pub outputs: Map<String, Value>,
+    pub outputs: Outputs,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
@@ -277,18 +277,18 @@ pub struct SegmentResult {
 }
 
 /// What is the same on every event of an execution.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Correlation {
     /// The execution: the correlation id of every log line, event and key.
-    pub execution_id: String,
+    pub execution_id: SmolStr,
     /// Its workflow.
-    pub workflow_id: String,
+    pub workflow_id: SmolStr,
     /// Its bot, or empty.
     #[serde(default)]
-    pub bot_id: String,
+    pub bot_id: SmolStr,
     /// Its strategy, or empty.
     #[serde(default)]
-    pub strategy_id: String,
+    pub strategy_id: SmolStr,
 }
 
 impl Event {
@@ -418,7 +418,7 @@ pub struct Command {
     #[serde(rename = "type")]
     pub kind: CommandType,
     /// Of which execution.
-    pub execution_id: String,
+    pub execution_id: SmolStr,
     /// Why.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
@@ -432,7 +432,7 @@ pub struct Command {
     pub halted: Option<Flag>,
     /// The nodes of the task, on `claim`; the node, on `resolve`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub nodes: Vec<String>,
+    pub nodes: Vec<SmolStr>,
     /// The fencing token, on `claim`: from here on a lower one is void on these nodes. On `resolve`
     /// the first token of the attempt that it is about: it says nothing about a later one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -442,7 +442,7 @@ pub struct Command {
     pub resolution: Option<Resolution>,
     /// What the node gave, on `resolve` as `done`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outputs: Option<Map<String, Value>>,
+    pub outputs: Option<Outputs>,
 }
 
 /// Kinds of commands.
@@ -495,7 +495,7 @@ impl Command {
     pub fn new(kind: CommandType, execution_id: &str, timestamp: Timestamp) -> Self {
         Self {
             kind,
-            execution_id: execution_id.to_owned(),
+            execution_id: execution_id.into(),
             reason: String::new(),
             by: String::new(),
             timestamp,
@@ -513,13 +513,13 @@ impl Command {
         match self.kind {
             CommandType::Cancel | CommandType::Halt | CommandType::Timeout | CommandType::Abandon => format!("{id}/{kind}"),
             CommandType::Claim => {
-                let head = self.nodes.first().map_or("", String::as_str);
+                let head = self.nodes.first().map_or("", SmolStr::as_str);
                 format!("{id}/{head}/{kind}/{}/{}", self.token.unwrap_or_default(), self.by)
             }
             // One for each time that it became unknown: of two that say different things one is stored.
             CommandType::Resolve => {
                 let about = self.token.map_or_else(|| self.timestamp.to_string(), |token| token.to_string());
-                format!("{id}/{}/{kind}/{about}", self.nodes.first().map_or("", String::as_str))
+                format!("{id}/{}/{kind}/{about}", self.nodes.first().map_or("", SmolStr::as_str))
             }
         }
     }
@@ -531,7 +531,7 @@ impl Command {
 /// does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
-    by_node: BTreeMap<String, (u64, String)>,
+    by_node: BTreeMap<SmolStr, (u64, String)>,
     abandoned: bool,
 }
 

@@ -2,6 +2,7 @@
 //! belong to. All pure functions, so the same submission draws the same id anywhere.
 
 use sha2::{Digest, Sha256};
+use smol_str::SmolStr;
 
 use crate::limits::ID_BYTES_MAX;
 
@@ -97,7 +98,7 @@ impl Draws {
     }
 
     /// The first candidate from the `draw`-th on, before `end`, that lies in `shard`, and its number.
-    pub fn find(&self, draw: u32, end: u32, shard: u32, shards: u32) -> Option<(u32, String)> {
+    pub fn find(&self, draw: u32, end: u32, shard: u32, shards: u32) -> Option<(u32, SmolStr)> {
         let begun = fnv(FNV_START, self.prefix.as_bytes());
         (draw..end).find_map(|n| {
             let digits = self.digits(n);
@@ -105,7 +106,7 @@ impl Draws {
                 let mut id = String::with_capacity(self.prefix.len() + digits.len());
                 id.push_str(&self.prefix);
                 id.extend(digits.map(char::from));
-                (n, id)
+                (n, id.into())
             })
         })
     }

@@ -66,6 +66,14 @@ pub fn line(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     Ok(out)
 }
 
+/// Adds `value` to `out` as JSON, or nothing if its `Serialize` fails.
+pub fn append(out: &mut Vec<u8>, value: &impl Serialize) {
+    let before = out.len();
+    if serde_json::to_writer(&mut *out, value).is_err() {
+        out.truncate(before);
+    }
+}
+
 /// The lines of a message of the log. Events that were told in the same instant travel in one message, a line
 /// each, in order; none of them contains a line break itself.
 pub fn lines(body: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
@@ -77,8 +85,8 @@ pub fn last_line(body: &[u8]) -> &[u8] {
     lines(body).next_back().unwrap_or_default()
 }
 
-/// Whether a number need not be written, for `skip_serializing_if`.
-pub(crate) fn is_zero<T: Default + PartialEq>(n: &T) -> bool {
+/// Whether a value need not be written, for `skip_serializing_if`.
+pub(crate) fn is_default<T: Default + PartialEq>(n: &T) -> bool {
     *n == T::default()
 }
 

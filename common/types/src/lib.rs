@@ -26,6 +26,8 @@ pub mod worker;
 pub use effect::Effect;
 pub use millis::Millis;
 pub use names::Names;
+/// Text that is cloned without an allocation: ids, names and keys travel through all that is decided.
+pub use smol_str::SmolStr;
 pub use timestamp::Timestamp;
 
 /// Version of every wire type in this crate. Readers refuse a higher one.

@@ -1,16 +1,22 @@
 //! Records: an execution's entry in the executions bucket. Written at acceptance and at the end by
 //! compare-and-swap, in between as a progress note. One line of JSON that people read.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use smol_str::SmolStr;
 
 use crate::{
     Timestamp,
     event::{Correlation, UnknownNode},
 };
+
+/// What a node gave, by name. Shared: an execution's state, its events and its record all have it.
+pub type Outputs = Arc<Map<String, Value>>;
+/// Outputs by node.
+pub type Results = Arc<BTreeMap<SmolStr, Outputs>>;
 
 /// Where an execution stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -82,7 +88,7 @@ impl std::str::FromStr for Status {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FailedNode {
     /// The node.
-    pub node_id: String,
+    pub node_id: SmolStr,
     /// Its kind.
     pub error_type: String,
     /// What went wrong; the beginning of it if it is long.
@@ -102,7 +108,7 @@ pub struct Record {
     /// Where it stands.
     pub status: Status,
     /// The pinned definition's version.
-    pub workflow_version: String,
+    pub workflow_version: SmolStr,
     /// Its shard.
     pub shard: u32,
     /// How many nodes its workflow has.
@@ -110,10 +116,10 @@ pub struct Record {
     /// Nodes completed, as of this record.
     pub nodes_completed: u32,
     /// Nodes that failed and whose `on_error` let the execution go on, once ended.
-    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
+    #[serde(default, skip_serializing_if = "crate::json::is_default")]
     pub nodes_failed: u32,
     /// Nodes skipped because of them, once ended.
-    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
+    #[serde(default, skip_serializing_if = "crate::json::is_default")]
     pub nodes_skipped: u32,
     /// When it was accepted.
     pub started_at: Timestamp,
@@ -124,18 +130,18 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<f64>,
     /// The submission's key: tells one's own repeated write from a clash of ids.
-    pub key: String,
+    pub key: SmolStr,
     /// Digest of what was submitted: the same key with another body is refused.
-    pub body: String,
+    pub body: SmolStr,
     /// The execution's input.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub input: Value,
     /// Subject that is told the end, besides the log: a hint for a waiting client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub notify: Option<String>,
+    pub notify: Option<SmolStr>,
     /// Outputs by node, once ended.
-    #[serde(default, skip_serializing_if = "is_empty")]
-    pub results: Arc<Map<String, Value>>,
+    #[serde(default, skip_serializing_if = "crate::json::is_default")]
+    pub results: Results,
     /// True if `results` would have been too large; read them from the `node_completed` events.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub results_omitted: bool,
@@ -147,7 +153,7 @@ pub struct Record {
     pub error_type: Option<String>,
     /// The node that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failed_node: Option<String>,
+    pub failed_node: Option<SmolStr>,
     /// The first of `nodes_failed`, in the order in which they failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FailedNode>,
@@ -167,7 +173,7 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
     /// The execution.
-    pub execution_id: String,
+    pub execution_id: SmolStr,
     /// Where it stands.
     pub status: Status,
     /// Milliseconds from acceptance to its end.
@@ -175,7 +181,7 @@ pub struct Outcome {
     pub duration_ms: Option<f64>,
     /// Outputs by node.
     #[serde(default)]
-    pub outputs: Arc<Map<String, Value>>,
+    pub outputs: Results,
     /// True if `outputs` would have been too large for one message.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub outputs_omitted: bool,
@@ -186,7 +192,7 @@ pub struct Outcome {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_type: Option<String>,
     /// Nodes that failed and whose `on_error` let the execution go on.
-    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
+    #[serde(default, skip_serializing_if = "crate::json::is_default")]
     pub nodes_failed: u32,
     /// The first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -197,10 +203,6 @@ pub struct Outcome {
     /// Nodes of whose side effects nobody knows whether they happened.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unknown_nodes: Vec<UnknownNode>,
-}
-
-fn is_empty(results: &Arc<Map<String, Value>>) -> bool {
-    results.is_empty()
 }
 
 impl From<&Record> for Outcome {

@@ -3,7 +3,8 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
+use smol_str::SmolStr;
 
 use crate::{
     error::{ApiError, Code},
@@ -11,7 +12,7 @@ use crate::{
     ids::shard_of,
     json,
     limits::{OUTPUT_BYTES_MAX, TEXT_BYTES_MAX},
-    record::Status,
+    record::{Outputs, Status},
 };
 
 /// Starts an execution.
@@ -19,24 +20,24 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct Submit {
     /// The workflow.
-    pub workflow_id: String,
+    pub workflow_id: SmolStr,
     /// Its version; the latest if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
+    pub version: Option<SmolStr>,
     /// The execution's input: an object, or null.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub input: Value,
     /// Instead of the definition's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bot_id: Option<String>,
+    pub bot_id: Option<SmolStr>,
     /// Instead of the definition's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub strategy_id: Option<String>,
+    pub strategy_id: Option<SmolStr>,
     /// What makes a repeat a repeat: 1 to 256 bytes, unique per intended execution.
-    pub key: String,
+    pub key: SmolStr,
     /// Subject to tell the end to, besides the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub notify: Option<String>,
+    pub notify: Option<SmolStr>,
 }
 
 impl Submit {
@@ -52,7 +53,7 @@ impl Submit {
 #[serde(deny_unknown_fields)]
 pub struct Cancel {
     /// Which.
-    pub execution_id: String,
+    pub execution_id: SmolStr,
     /// Why.
     #[serde(default)]
     pub reason: String,
@@ -66,14 +67,14 @@ pub struct Cancel {
 #[serde(deny_unknown_fields)]
 pub struct Resolve {
     /// Which execution.
-    pub execution_id: String,
+    pub execution_id: SmolStr,
     /// Which node.
-    pub node_id: String,
+    pub node_id: SmolStr,
     /// What was found out.
     pub resolution: Resolution,
     /// What the node gave: there if and only if it is `done`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outputs: Option<Map<String, Value>>,
+    pub outputs: Option<Outputs>,
     /// How it was found out.
     #[serde(default)]
     pub reason: String,
@@ -122,7 +123,7 @@ pub enum Reply {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Accepted {
     /// The execution.
-    pub execution_id: String,
+    pub execution_id: SmolStr,
     /// Where it stands.
     pub status: Status,
     /// True if the key was known: this is that execution.

@@ -2,10 +2,11 @@
 //! worker can run, in order, each result confirmed before the next node starts. A worker may stop a
 //! segment after any node; the coordinator dispatches the rest.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use smol_str::SmolStr;
 
 use crate::{
     Effect, Timestamp,
@@ -26,7 +27,7 @@ pub struct Task {
     #[serde(flatten)]
     pub correlation: Correlation,
     /// The pinned definition's version.
-    pub workflow_version: String,
+    pub workflow_version: SmolStr,
     /// The execution's shard: part of the subjects that its events go to.
     pub shard: u32,
     /// First attempt number to use.
@@ -38,7 +39,7 @@ pub struct Task {
     /// When the coordinator caused it.
     pub created_at: Timestamp,
     /// W3C trace context.
-    pub traceparent: String,
+    pub traceparent: SmolStr,
     /// True if it was emitted by recovery: the worker reads the log for results that are there
     /// already, as it does for a redelivered task.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -47,7 +48,7 @@ pub struct Task {
     #[serde(default = "abort")]
     pub on_halt: Option<OnHalt>,
     /// Where the log stood when this task was found to have got lost and was emitted again; 0 if it was not.
-    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
+    #[serde(default, skip_serializing_if = "crate::json::is_default")]
     pub repair: u64,
     /// The nodes, in order; at least one.
     pub nodes: Vec<TaskNode>,
@@ -58,19 +59,19 @@ pub struct Task {
 struct Flat {
     v: u32,
     task_id: String,
-    execution_id: String,
-    workflow_id: String,
+    execution_id: SmolStr,
+    workflow_id: SmolStr,
     #[serde(default)]
-    bot_id: String,
+    bot_id: SmolStr,
     #[serde(default)]
-    strategy_id: String,
-    workflow_version: String,
+    strategy_id: SmolStr,
+    workflow_version: SmolStr,
     shard: u32,
     attempt: u32,
     token: u64,
     deadline: Timestamp,
     created_at: Timestamp,
-    traceparent: String,
+    traceparent: SmolStr,
     #[serde(default)]
     recovered: bool,
     #[serde(default = "abort")]
@@ -137,26 +138,26 @@ impl Task {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskNode {
     /// Its id.
-    pub id: String,
+    pub id: SmolStr,
     /// Its name for people.
-    pub name: String,
+    pub name: SmolStr,
     /// Its category.
-    pub category: String,
+    pub category: SmolStr,
     /// Its type.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: SmolStr,
     /// What it does outside.
     #[serde(default)]
     pub effect: Effect,
     /// The venue it acts at; empty for none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub venue: String,
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub venue: SmolStr,
     /// It may run while its scope is halted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allowed_while_halted: bool,
     /// Its parameters.
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
-    pub params: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "crate::json::is_default")]
+    pub params: Arc<Map<String, Value>>,
     /// Its inputs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inputs: BTreeMap<String, TaskInput>,
@@ -169,16 +170,17 @@ pub struct TaskNode {
     /// Nodes that its inputs come from and that can be read again when these are too old, each behind those it
     /// depends on; empty if nothing can.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub read_again: Vec<String>,
+    pub read_again: Vec<SmolStr>,
     /// When the oldest of the resolved inputs came about that no reading makes newer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fixed_at: Option<Timestamp>,
     /// How often it was read again.
-    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
+    #[serde(default, skip_serializing_if = "crate::json::is_default")]
     pub readings: u32,
     /// How long one attempt may run.
     pub timeout_ms: u64,
-    /// What happens after a failed attempt.
+    /// What happens after a failed attempt; most say nothing of it.
+    #[serde(default, skip_serializing_if = "crate::json::is_default")]
     pub retry: RetryPolicy,
 }
 
@@ -189,7 +191,7 @@ pub enum TaskInput {
     /// Resolved.
     Value(Value),
     /// An output of an earlier node of the same segment: `[node, output]`.
-    Earlier(String, String),
+    Earlier(SmolStr, SmolStr),
     /// Not there; the node fails with `MissingInput` and this sentence.
     Missing(String),
 }

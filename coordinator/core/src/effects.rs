@@ -115,7 +115,7 @@ mod tests {
     use haltline_types::event::{Correlation, event_id};
 
     fn event(kind: EventType, id: String) -> Event {
-        let c = Correlation { execution_id: "e".into(), workflow_id: "w".into(), bot_id: String::new(), strategy_id: String::new() };
+        let c = Correlation { execution_id: "e".into(), workflow_id: "w".into(), bot_id: "".into(), strategy_id: "".into() };
         Event { attempt: Some(1), ..Event::new(kind, id, &c, Timestamp(0)) }
     }
 

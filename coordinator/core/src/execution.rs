@@ -6,15 +6,14 @@ use std::{
 };
 
 use haltline_types::{
-    Millis, Timestamp,
+    Millis, SmolStr, Timestamp,
     control::Flag,
     definition::OnError,
     event::{Claims, Command, CommandType, Event, EventType, UnknownNode},
     limits::{ERROR_BRIEF_BYTES_MAX, ERRORS_MAX, EXECUTION_MS_MAX},
-    record::{FailedNode, Record},
+    record::{FailedNode, Outputs, Record},
     task::round,
 };
-use serde_json::{Map, Value};
 
 use crate::{plan::Plan, readings::Readings};
 
@@ -31,7 +30,7 @@ pub(crate) enum NodeState {
     /// In the task that begins at this node.
     InTask(u32),
     /// Completed, with its outputs.
-    Done(Map<String, Value>),
+    Done(Outputs),
     /// Whether its side effect happened is unknown: an operator has to say.
     Unknown,
     /// Failed, and its `on_error` let the execution go on.
@@ -52,7 +51,7 @@ impl NodeState {
 /// Why no further node starts.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Stop {
-    Failed { node: String, error: String, error_type: String },
+    Failed { node: SmolStr, error: String, error_type: String },
     Halted(Flag),
     Cancelled { by: String, reason: String },
     TimedOut,
@@ -425,7 +424,7 @@ impl Execution {
     }
 
     /// What a node gives to those that depend on it.
-    pub(crate) fn outputs_of(&self, i: u32) -> Option<&Map<String, Value>> {
+    pub(crate) fn outputs_of(&self, i: u32) -> Option<&Outputs> {
         match (&self.nodes[i as usize], &self.plan.def(i).on_error) {
             (NodeState::Done(outputs), _) | (NodeState::Failed, OnError::Use(outputs)) => Some(outputs),
             // What was ready before it was read again goes by what it had given.
@@ -443,7 +442,7 @@ impl Execution {
         self.nodes[i as usize] = state;
     }
 
-    pub(crate) fn complete(&mut self, i: u32, outputs: Map<String, Value>, at: Timestamp) {
+    pub(crate) fn complete(&mut self, i: u32, outputs: Outputs, at: Timestamp) {
         if self.nodes[i as usize].is_settled() {
             return;
         }

@@ -12,7 +12,7 @@ use haltline_types::{
     json,
     limits::{ID_BYTES_MAX, RELEASED_TASKS_MAX, RESULTS_BYTES_MAX, TASK_INPUT_BYTES_MAX},
     payload::PayloadRef,
-    record::{Record, Status},
+    record::{Record, Results, Status},
     task::{Task, TaskInput, TaskNode, task_id, token},
 };
 use serde_json::{Map, Value};
@@ -114,7 +114,7 @@ impl Execution {
         let def = self.plan.def(i);
         let mut event = Event::new(EventType::NodeSkipped, event_id::node_skipped(self.id(), &def.id), &self.record.correlation, self.at);
         event.node_id = Some(def.id.clone());
-        event.node_name = Some(def.title().to_owned());
+        event.node_name = Some(def.title().into());
         event.node_category = Some(def.category.clone());
         event.reason = Some(format!("it depends on node `{}`, which failed", self.plan.def(cause).id));
         event
@@ -151,7 +151,7 @@ impl Execution {
             token: token(attempt),
             deadline: self.deadline(),
             created_at: self.at,
-            traceparent: traceparent(self.id()),
+            traceparent: traceparent(self.id()).into(),
             recovered: rest,
             on_halt: self.plan.on_halt(),
             repair: 0,
@@ -175,7 +175,7 @@ impl Execution {
             max_input_age_ms: def.max_input_age.map(|age| age.0),
             inputs_at: def.max_input_age.and_then(|_| def.inputs.values().filter_map(at).min()),
             id: def.id.clone(),
-            name: def.title().to_owned(),
+            name: def.title().into(),
             category: def.category.clone(),
             kind: def.kind.clone(),
             effect: self.plan.node(i).effect,
@@ -237,7 +237,7 @@ impl Execution {
         let duration_ms = self.at.millis_since(r.started_at) as f64;
         let (results, omitted) = self.results();
         event.duration_ms = Some(duration_ms);
-        event.status = Some(status.as_str().to_owned());
+        event.status = Some(status.as_str().into());
         event.event_count = Some(count);
         event.results = Some(results.clone());
         event.results_omitted = omitted;
@@ -341,7 +341,7 @@ impl Execution {
         };
         let mut event = Event::new(kind, event_id::ended(self.id()), &record.correlation, record.finished_at.unwrap_or(self.at));
         event.duration_ms = record.duration_ms;
-        event.status = Some(record.status.as_str().to_owned());
+        event.status = Some(record.status.as_str().into());
         event.event_count = record.event_count;
         event.results = Some(record.results.clone());
         event.results_omitted = record.results_omitted;
@@ -367,8 +367,8 @@ impl Execution {
     }
 
     /// Outputs by node, unless they are too large for one message.
-    fn results(&self) -> (Arc<Map<String, Value>>, bool) {
-        let mut results = Map::new();
+    fn results(&self) -> (Results, bool) {
+        let mut results = BTreeMap::new();
         // Beside them the record has to hold these.
         let mut bytes = json::size(&self.unknown_nodes());
         // Of nearly all executions bounds tell that they fit, without writing anything.
@@ -383,7 +383,7 @@ impl Execution {
                         return (Arc::default(), true);
                     }
                 }
-                results.insert(def.id.clone(), Value::Object(outputs.clone()));
+                results.insert(def.id.clone(), outputs.clone());
             }
         }
         (Arc::new(results), false)

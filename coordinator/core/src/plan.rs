@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use haltline_types::{
-    Effect,
+    Effect, SmolStr,
     catalog::NodeType,
     control::{OnHalt, Place},
     definition::{Definition, InputRef, NodeDef, NodeRef, OnError},
@@ -28,7 +28,7 @@ pub struct Problem {
     /// What is wrong, naming the node.
     pub message: String,
     /// The node it is about.
-    pub node: Option<String>,
+    pub node: Option<SmolStr>,
 }
 
 /// A validated definition, ready to run. Nodes are numbered as in the definition.
@@ -36,7 +36,7 @@ pub struct Problem {
 pub struct Plan {
     definition: Definition,
     nodes: Vec<PlanNode>,
-    by_id: HashMap<String, u32>,
+    by_id: HashMap<SmolStr, u32>,
     on_halt: Option<OnHalt>,
 }
 
@@ -56,7 +56,7 @@ pub struct PlanNode {
     /// It may run while its scope is halted.
     pub allowed_while_halted: bool,
     /// The venue it acts at; empty for none.
-    pub venue: String,
+    pub venue: SmolStr,
     /// Nodes that its inputs come from and that can run again when these are too old, each behind those it depends
     /// on. Only of a node with `max_input_age`.
     pub read_again: Vec<u32>,
@@ -182,7 +182,7 @@ impl Check {
                 self.add(field, None, e);
             }
         }
-        for (field, text) in [("name", &d.name), ("description", &d.description)] {
+        for (field, text) in [("name", d.name.as_str()), ("description", &d.description)] {
             if text.len() > TEXT_BYTES_MAX {
                 self.add(field, None, format!("has {} bytes, more than {TEXT_BYTES_MAX}", text.len()));
             }
@@ -246,7 +246,7 @@ impl Check {
         }
     }
 
-    fn edges(&mut self, d: &Definition, by_id: &HashMap<String, u32>) -> Vec<PlanNode> {
+    fn edges(&mut self, d: &Definition, by_id: &HashMap<SmolStr, u32>) -> Vec<PlanNode> {
         let mut nodes = vec![PlanNode::default(); d.nodes.len()];
         for (i, n) in d.nodes.iter().enumerate() {
             let mut deps = BTreeSet::new();
@@ -266,7 +266,7 @@ impl Check {
             }
             for (k, dep) in n.depends_on.iter().enumerate() {
                 let field = format!("nodes[{i}].depends_on[{k}]");
-                match by_id.get(dep) {
+                match by_id.get(dep.as_str()) {
                     Some(_) if *dep == n.id => self.add(field, Some(n), "depends on itself".into()),
                     Some(dep) => {
                         deps.insert(*dep);

@@ -8,13 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use haltline_types::{
-    Effect, Timestamp,
+    Effect, SmolStr, Timestamp,
     definition::{Definition, InputRef, NodeDef},
     event::Event,
     limits::{READ_AGAIN_NODES_MAX, READINGS_MAX},
+    record::Outputs,
     task::round,
 };
-use serde_json::{Map, Value};
 
 use crate::{
     execution::{Execution, NodeState},
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Finds for each node with `max_input_age` what can be read again. `nodes` have no cycle, and their effects are known.
-pub(crate) fn link(nodes: &mut [PlanNode], definition: &Definition, by_id: &HashMap<String, u32>, computes: &dyn Fn(&NodeDef) -> bool) {
+pub(crate) fn link(nodes: &mut [PlanNode], definition: &Definition, by_id: &HashMap<SmolStr, u32>, computes: &dyn Fn(&NodeDef) -> bool) {
     if definition.nodes.iter().all(|def| def.max_input_age.is_none()) {
         return;
     }
@@ -65,7 +65,7 @@ fn in_order(nodes: &[PlanNode]) -> Vec<usize> {
 }
 
 /// Nodes whose outputs a node takes.
-fn sources<'a>(def: &'a NodeDef, by_id: &'a HashMap<String, u32>) -> impl Iterator<Item = u32> + 'a {
+fn sources<'a>(def: &'a NodeDef, by_id: &'a HashMap<SmolStr, u32>) -> impl Iterator<Item = u32> + 'a {
     def.inputs.values().filter_map(|input| match input {
         InputRef::Node(r) => by_id.get(&r.node).copied(),
         InputRef::Input(_) | InputRef::Value(_) => None,
@@ -84,7 +84,7 @@ pub(crate) struct Readings {
     /// What results of an earlier round say of a node comes too late.
     from: BTreeMap<u32, u32>,
     /// What nodes had given that are being read again.
-    given: BTreeMap<u32, Map<String, Value>>,
+    given: BTreeMap<u32, Outputs>,
 }
 
 impl Readings {
@@ -100,7 +100,7 @@ impl Readings {
     }
 
     /// What a node had given before it was read again.
-    pub fn given(&self, i: u32) -> Option<&Map<String, Value>> {
+    pub fn given(&self, i: u32) -> Option<&Outputs> {
         self.given.get(&i)
     }
 }
@@ -108,7 +108,7 @@ impl Readings {
 impl Execution {
     /// Nodes that can be read again for the inputs of a node that is dispatched with `chain`, and when the oldest of its
     /// other resolved inputs came about.
-    pub(crate) fn readable_inputs(&self, i: u32, chain: &[u32]) -> (Vec<String>, Option<Timestamp>) {
+    pub(crate) fn readable_inputs(&self, i: u32, chain: &[u32]) -> (Vec<SmolStr>, Option<Timestamp>) {
         let plan = &self.plan;
         let readable = &plan.node(i).read_again;
         if readable.is_empty() || self.readings.asked.get(&i).is_some_and(|asked| *asked >= READINGS_MAX) {

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, mem::discriminant, sync::Arc};
 
 use haltline_types::{
-    Names, Timestamp,
+    Names, SmolStr, Timestamp,
     catalog::NodeType,
     definition::Definition,
     event::{Command, CommandType, Event, EventType, event_id},
@@ -157,13 +157,13 @@ pub struct Step {
     pub message: String,
     /// Its node.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub node: Option<String>,
+    pub node: Option<SmolStr>,
     /// What it is to the core.
     pub effect: Effect,
     /// What was decided then: tasks by their ids, or the end.
     pub decided: Vec<String>,
     /// Nodes whose state changed, with the state after it.
-    pub nodes: BTreeMap<String, String>,
+    pub nodes: BTreeMap<SmolStr, String>,
     /// Tasks out after it.
     pub outstanding: u32,
     /// Nodes completed after it.
@@ -176,9 +176,9 @@ pub struct Step {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verdict {
     /// Status that the log tells; none while it runs.
-    pub recorded: Option<String>,
+    pub recorded: Option<SmolStr>,
     /// Status that the core finds.
-    pub decided: Option<String>,
+    pub decided: Option<SmolStr>,
     /// What differs, in words; empty if nothing does.
     pub differences: Vec<String>,
 }
@@ -264,7 +264,7 @@ impl Replay {
         decided
     }
 
-    fn told(&mut self, seq: u64, message: String, node: Option<String>, effect: Effect, decided: Vec<String>) -> Step {
+    fn told(&mut self, seq: u64, message: String, node: Option<SmolStr>, effect: Effect, decided: Vec<String>) -> Step {
         let mut nodes = BTreeMap::new();
         if effect != Effect::Told && effect != Effect::AfterEnd {
             for (i, state) in self.execution.nodes.iter().enumerate() {
@@ -327,7 +327,7 @@ fn compare(told: &Event, found: &Event) -> Vec<String> {
 
 fn without_outputs(state: &NodeState) -> NodeState {
     match state {
-        NodeState::Done(_) => NodeState::Done(serde_json::Map::new()),
+        NodeState::Done(_) => NodeState::Done(serde_json::Map::new().into()),
         other => other.clone(),
     }
 }

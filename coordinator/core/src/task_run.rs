@@ -1,15 +1,16 @@
 //! How a worker walks through a task: which event comes next, what is published when, where a
 //! redelivered task goes on. The worker performs what this says; the simulation does, too.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use haltline_types::{
-    Effect, Timestamp,
+    Effect, SmolStr, Timestamp,
     control::{Flag, Gate, OnHalt, Place},
     definition::RetryPolicy,
     event::{Claims, Command, CommandType, Event, EventType, SegmentResult, event_id},
     json,
     limits::{ERROR_BYTES_MAX, OUTPUT_BYTES_MAX, SEGMENT_BYTES_MAX},
+    record::Outputs,
     task::{Task, TaskInput, TaskNode, round},
 };
 use serde_json::{Map, Value};
@@ -99,7 +100,7 @@ pub struct Delivery {
 #[derive(Clone, Debug)]
 pub struct TaskRun {
     task: Task,
-    worker_id: String,
+    worker_id: SmolStr,
     /// Whose claims this walk takes for its own.
     claimant: String,
     token: u64,
@@ -116,13 +117,13 @@ pub struct TaskRun {
     /// Ids of this task's events that are in the log or were published by this walk, each with the
     /// index of its node.
     ids: HashMap<String, usize>,
-    outputs: HashMap<String, Map<String, Value>>,
+    outputs: HashMap<SmolStr, Outputs>,
     /// When the nodes of this task that are done ended, and with which attempt.
-    done_at: HashMap<String, (Timestamp, u32)>,
+    done_at: HashMap<SmolStr, (Timestamp, u32)>,
     /// Side effects of the node that is next.
     effects: Effects,
     /// The `node_started` that the last step gave out: of a node that is handed back it is not published.
-    announced: Option<String>,
+    announced: bool,
     finished: bool,
     /// The command that stopped the execution: a cancel or a time-out.
     stopped: Option<Command>,
@@ -139,9 +140,10 @@ impl TaskRun {
         let token = task.token.saturating_add(deliveries);
         let attempt = task.attempt;
         let contested = deliveries > 1 || again || task.recovered;
+        let nodes = task.nodes.len();
         Self {
             task,
-            worker_id: worker_id.to_owned(),
+            worker_id: worker_id.into(),
             claimant: format!("{worker_id}/{walk}"),
             token,
             contested,
@@ -150,11 +152,11 @@ impl TaskRun {
             begun: false,
             at: 0,
             attempt,
-            ids: HashMap::new(),
-            outputs: HashMap::new(),
-            done_at: HashMap::new(),
+            ids: HashMap::with_capacity(2 * nodes),
+            outputs: HashMap::with_capacity(nodes),
+            done_at: HashMap::with_capacity(nodes),
             effects: Effects::default(),
-            announced: None,
+            announced: false,
             finished: false,
             stopped: None,
             halted: None,
@@ -372,8 +374,10 @@ impl TaskRun {
     /// [`TaskRun::message_id`] tells the two apart.
     pub fn hand_back(&mut self, now: Timestamp) -> Option<Event> {
         let last = self.at.checked_sub(1)?;
-        if let Some(id) = self.announced.take() {
-            self.ids.remove(&id);
+        if std::mem::take(&mut self.announced)
+            && let Some(next) = self.task.nodes.get(self.at)
+        {
+            self.ids.remove(&event_id::node_started(&self.task.correlation.execution_id, &next.id, self.attempt));
         }
         let node = self.task.nodes[last].clone();
         let mut e = Event::new(
@@ -401,7 +405,7 @@ impl TaskRun {
     /// What comes next, given what the guard says at `now`.
     pub fn next(&mut self, gate: &Gate, now: Timestamp) -> Next {
         // What the step before this one gave out was published.
-        self.announced = None;
+        self.announced = false;
         if self.finished || self.at >= self.task.nodes.len() {
             return Next::Finished;
         }
@@ -453,6 +457,7 @@ impl TaskRun {
         };
         match too_large(outcome) {
             NodeOutcome::Completed(outputs) => {
+                let outputs = Arc::new(outputs);
                 let mut e = self.event(EventType::NodeCompleted, now);
                 e.status = Some("success".into());
                 e.duration_ms = Some(duration_ms);
@@ -462,7 +467,7 @@ impl TaskRun {
                 self.outputs.insert(self.node().id.clone(), outputs);
                 self.done_at.insert(self.node().id.clone(), (now, self.attempt));
                 let full = || {
-                    self.outputs.values().map(json::bound).sum::<usize>() > SEGMENT_BYTES_MAX
+                    self.outputs.values().map(|o| json::bound(o)).sum::<usize>() > SEGMENT_BYTES_MAX
                         && self.outputs.values().map(json::size).sum::<usize>() > SEGMENT_BYTES_MAX
                 };
                 // The size last: it is measured only where the segment could go on.
@@ -558,9 +563,8 @@ impl TaskRun {
 
     fn started(&mut self, now: Timestamp) -> Option<Event> {
         let e = self.event(EventType::NodeStarted, now);
-        let new = self.ids.insert(e.id.clone(), self.at).is_none();
-        self.announced = new.then(|| e.id.clone());
-        new.then_some(e)
+        self.announced = self.ids.insert(e.id.clone(), self.at).is_none();
+        self.announced.then_some(e)
     }
 
     /// Makes `e` the result that ends the task.

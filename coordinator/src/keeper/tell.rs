@@ -9,7 +9,7 @@ use haltline_common::{
     outbox::Write,
     publisher::Publisher,
     types::{
-        Timestamp,
+        SmolStr, Timestamp,
         control::{Flag, Level, Scope},
         event::{Correlation, Event, EventType, event_id},
         submit::{Reply, Submit},
@@ -24,10 +24,9 @@ const TRIES: usize = 20;
 const AGAIN: Duration = Duration::from_millis(500);
 
 fn event(kind: EventType, id: String, flag: &Flag, at: Timestamp) -> Event {
-    let id_of = |kind: &str| if flag.scope.kind() == kind { flag.scope.id().to_owned() } else { String::new() };
+    let id_of = |kind: &str| if flag.scope.kind() == kind { flag.scope.id().into() } else { SmolStr::default() };
     // Whoever follows a bot hears of its halt.
-    let of =
-        Correlation { execution_id: String::new(), workflow_id: id_of("workflow"), bot_id: id_of("bot"), strategy_id: id_of("strategy") };
+    let of = Correlation { workflow_id: id_of("workflow"), bot_id: id_of("bot"), strategy_id: id_of("strategy"), ..Correlation::default() };
     let mut event = Event::new(kind, id, &of, at);
     event.scope = (!flag.scope.is_global()).then(|| flag.scope.clone());
     event.revision = Some(flag.revision);
@@ -75,14 +74,14 @@ pub async fn run_on_halt(link: &Link, flag: &Flag) {
     };
     let mut input = wanted.input.clone();
     input.insert("halt".into(), json!({ "scope": flag.scope, "state": flag.state, "reason": flag.reason, "revision": flag.revision }));
-    let id_of = |kind: &str| Some(flag.scope.id().to_owned()).filter(|_| flag.scope.kind() == kind);
+    let id_of = |kind: &str| Some(flag.scope.id().into()).filter(|_| flag.scope.kind() == kind);
     let submit = Submit {
-        workflow_id: wanted.workflow.clone(),
+        workflow_id: wanted.workflow.clone().into(),
         version: None,
         input: input.into(),
         bot_id: id_of("bot"),
         strategy_id: id_of("strategy"),
-        key: format!("on_halt/{}/{}", flag.scope.key(), flag.revision),
+        key: format!("on_halt/{}/{}", flag.scope.key(), flag.revision).into(),
         notify: None,
     };
     let link = link.clone();
@@ -97,11 +96,11 @@ async fn ask(link: &Link, scope: &Scope, submit: &Submit) {
         if let Ok(answer) = link.client.request(subject.clone(), body.clone().into()).await {
             match serde_json::from_slice::<Reply>(&answer.payload) {
                 Ok(Reply::Ok(accepted)) => {
-                    tracing::warn!(%scope, workflow = submit.workflow_id, execution_id = accepted.execution_id, "runs because of the halt");
+                    tracing::warn!(%scope, workflow = submit.workflow_id.as_str(), execution_id = accepted.execution_id.as_str(), "runs because of the halt");
                     return;
                 }
                 Ok(Reply::Error(e)) if !e.code.retryable() => {
-                    tracing::error!(%scope, workflow = submit.workflow_id, error = e.message, "what is to run at a halt was refused");
+                    tracing::error!(%scope, workflow = submit.workflow_id.as_str(), error = e.message, "what is to run at a halt was refused");
                     return;
                 }
                 Ok(Reply::Error(_)) | Err(_) => {}
@@ -109,5 +108,5 @@ async fn ask(link: &Link, scope: &Scope, submit: &Submit) {
         }
         tokio::time::sleep(AGAIN).await;
     }
-    tracing::error!(%scope, workflow = submit.workflow_id, "what is to run at a halt could not be submitted");
+    tracing::error!(%scope, workflow = submit.workflow_id.as_str(), "what is to run at a halt could not be submitted");
 }

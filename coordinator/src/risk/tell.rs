@@ -89,13 +89,11 @@ impl Teller {
     }
 
     async fn store(&self, kind: EventType, id: String, breach: &Breach, reason: String, by: &str) {
-        let nobody =
-            Correlation { execution_id: String::new(), workflow_id: String::new(), bot_id: String::new(), strategy_id: String::new() };
-        let mut event = Event::new(kind, id, &nobody, clock::now());
+        let mut event = Event::new(kind, id, &Correlation::default(), clock::now());
         match &breach.scope {
-            Scope::Bot(id) => event.bot_id.clone_from(id),
-            Scope::Strategy(id) => event.strategy_id.clone_from(id),
-            Scope::Workflow(id) => event.workflow_id.clone_from(id),
+            Scope::Bot(id) => event.bot_id = id.into(),
+            Scope::Strategy(id) => event.strategy_id = id.into(),
+            Scope::Workflow(id) => event.workflow_id = id.into(),
             Scope::Global | Scope::Venue(_) | Scope::NodeType(_) => {}
         }
         event.breach = Some(Box::new(breach.clone()));

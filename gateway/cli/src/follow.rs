@@ -10,6 +10,7 @@ use haltline_client::{Client, Outcome, Status};
 use haltline_common::{
     tail::{self, Item, Start, Tail},
     types::{
+        SmolStr,
         definition::Definition,
         event::{Event, EventType},
         json,
@@ -72,14 +73,14 @@ pub async fn follow(client: &Client, definition: &Definition, id: &str, limit: D
 
 enum View {
     Json,
-    Lines(HashMap<String, String>),
+    Lines(HashMap<SmolStr, String>),
     List { rows: Vec<Row>, drawn: bool },
 }
 
 struct Row {
-    id: String,
+    id: SmolStr,
     title: String,
-    kind: String,
+    kind: SmolStr,
     state: String,
 }
 

@@ -6,14 +6,14 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use haltline_common::types::definition::Definition;
+use haltline_common::types::{SmolStr, definition::Definition};
 
 /// Definitions remembered; above it all are forgotten, which only costs storing them again.
 const KNOWN_MAX: usize = 4096;
 
 /// By workflow and version. Versions are immutable on the server, so what was stored once stays true.
 #[derive(Default)]
-pub(crate) struct Known(Mutex<HashMap<(String, String), Definition>>);
+pub(crate) struct Known(Mutex<HashMap<(SmolStr, SmolStr), Definition>>);
 
 impl Known {
     /// Whether exactly this was stored.
@@ -32,7 +32,7 @@ impl Known {
     }
 }
 
-fn key(definition: &Definition) -> (String, String) {
+fn key(definition: &Definition) -> (SmolStr, SmolStr) {
     (definition.id.clone(), definition.version.clone())
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use haltline_common::{
     fault, kv,
-    types::{definition::Definition, limits::EXECUTION_MS_MAX},
+    types::{SmolStr, definition::Definition, limits::EXECUTION_MS_MAX},
 };
 use serde_json::Value;
 use tokio::time::Instant;
@@ -36,9 +36,9 @@ impl Client {
             workflow_id: definition.id.clone(),
             version: Some(definition.version.clone()),
             input,
-            bot_id: bot_id.map(str::to_owned),
+            bot_id: bot_id.map(SmolStr::from),
             strategy_id: None,
-            key: uuid::Uuid::new_v4().to_string(),
+            key: uuid::Uuid::new_v4().to_string().into(),
             notify: None,
         };
         self.run(submit, FOR_EVER).await
@@ -52,7 +52,7 @@ impl Client {
     pub async fn run(&self, mut submit: Submit, limit: Duration) -> Result<Outcome, ApiError> {
         let mut told = self.shared.inbox.ticket();
         // On the subject that the acceptance is told on: if the end comes soon, it is all that is told.
-        submit.notify = Some(told.subject.clone());
+        submit.notify = Some(told.subject.clone().into());
         let until = Instant::now() + limit;
         let answer = self.submit_with(&submit, &mut told).await?;
         fault::point("client.wait");
@@ -101,7 +101,7 @@ impl Client {
             match self.outcome(&id).await {
                 Ok(outcome) if outcome.status.is_terminal() => return Ok(outcome),
                 Ok(outcome) => seen = Some(outcome),
-                Err(e) if e.code == Code::Unavailable => tracing::debug!(execution_id = id, error = %e, "looking again"),
+                Err(e) if e.code == Code::Unavailable => tracing::debug!(execution_id = id.as_str(), error = %e, "looking again"),
                 Err(e) => return Err(e),
             }
             if Instant::now() >= until {
@@ -118,7 +118,7 @@ impl Client {
 }
 
 /// What is known when the record could not be read.
-fn running(execution_id: String, status: crate::Status) -> Outcome {
+fn running(execution_id: SmolStr, status: crate::Status) -> Outcome {
     Outcome {
         execution_id,
         status,

@@ -96,8 +96,13 @@ async fn listed(app: &App, filter: &Filter, principal: &Principal, pos: u64) -> 
 /// Puts an execution's last event over what a record knew before it.
 fn close(item: &mut Value, end: &Event) {
     let Value::Object(item) = item else { return };
-    let texts = [("status", &end.status), ("error", &end.error), ("error_type", &end.error_type), ("reason", &end.reason)];
-    item.extend(texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text.clone()?.into()))));
+    let texts = [
+        ("status", end.status.as_deref()),
+        ("error", end.error.as_deref()),
+        ("error_type", end.error_type.as_deref()),
+        ("reason", end.reason.as_deref()),
+    ];
+    item.extend(texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?.into()))));
     item.insert("finished_at".into(), end.timestamp.to_string().into());
     if let Some(ms) = end.duration_ms {
         item.insert("duration_ms".into(), ms.into());

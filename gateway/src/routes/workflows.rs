@@ -111,7 +111,7 @@ async fn put(State(app): State<App>, who: Who, Path(id): Path<String>, raw: Raw)
     }
     let new = app.client.put_workflow(&definition).await?;
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(Reply::with(status, Stored { id: definition.id, version: definition.version, new }))
+    Ok(Reply::with(status, Stored { id: definition.id.to_string(), version: definition.version.to_string(), new }))
 }
 
 /// `GET /v1/workflows`.

@@ -238,7 +238,7 @@ async fn ran(site: &Site, bot: &str) -> anyhow::Result<String> {
     let definition = shapes::workflow("w", json!([{ "id": "a", "type": "static", "params": { "outputs": { "x": "1" } } }]))?;
     site.client.put_workflow(&definition).await?;
     let outcome = site.client.execute(&definition, Value::Null, Some(bot)).await?;
-    Ok(outcome.execution_id)
+    Ok(outcome.execution_id.to_string())
 }
 
 #[tokio::test]

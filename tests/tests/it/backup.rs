@@ -40,8 +40,15 @@ async fn load(client: Client, input: Value, lane: usize, done: Acknowledged) -> 
         let key = format!("load-{lane}-{n}");
         // Some run when the backup is taken and when the server is lost.
         let workflow_id = if n % 4 == 3 { "waits" } else { "chain" }.to_owned();
-        let submit =
-            Submit { workflow_id, version: None, input: input.clone(), bot_id: None, strategy_id: None, key: key.clone(), notify: None };
+        let submit = Submit {
+            workflow_id: workflow_id.into(),
+            version: None,
+            input: input.clone(),
+            bot_id: None,
+            strategy_id: None,
+            key: key.clone().into(),
+            notify: None,
+        };
         client.submit(submit).await?;
         done.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.push(key);
         tokio::time::sleep(PACE).await;
@@ -166,7 +173,7 @@ async fn resume(site: &mut Site, done: &Acknowledged, before: usize) -> anyhow::
     let link = site.link().clone();
     let ran = site.client.executions(1000).await?;
     let running: Vec<&str> = ran.iter().filter(|r| !r.status.is_terminal()).map(|r| r.correlation.execution_id.as_str()).collect();
-    let unfinished: Vec<String> = ran.iter().filter(|r| !r.status.is_terminal()).map(|r| r.key.clone()).collect();
+    let unfinished: Vec<String> = ran.iter().filter(|r| !r.status.is_terminal()).map(|r| r.key.to_string()).collect();
     let orders = std::fs::read_to_string(site.ledger())?.lines().count();
     site.spawn("coordinator-2", &["coordinator"], None)?;
     site.spawn("worker-2", &["worker", "--id", "worker-2"], None)?;

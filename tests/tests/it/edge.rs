@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
-use haltline_common::clock;
+use haltline_common::{clock, types::SmolStr};
 use haltline_tests::{Site, http, shapes, until};
 use serde_json::{Value, json};
 use tokio::{
@@ -107,7 +107,7 @@ async fn lists_go_on_after_a_kill_and_are_built_anew_where_they_must() -> anyhow
     site.spawn_gateway_with(&flags).await?;
     let definition = shapes::workflow("w", json!([{ "id": "a", "type": "static" }]))?;
     let run = async |site: &Site, key: &str| Ok::<_, anyhow::Error>(site.run(&definition, key, Value::Null).await?.execution_id);
-    let all = async |site: &Site, ids: &[String], what: &str| {
+    let all = async |site: &Site, ids: &[SmolStr], what: &str| {
         until(what, Duration::from_secs(20), async || Ok((listed(site, "?status=completed").await? == ids).then_some(()))).await
     };
     let mut ids = vec![run(&site, "1").await?];

@@ -194,7 +194,7 @@ async fn an_unknown_outcome_is_repeated_or_given_up_as_the_operator_says() -> an
     site.spawn("coordinator-2", &["coordinator"], None)?;
     venue.set(Mood::Ok);
     let ask = |node: &str, resolution| Resolve {
-        execution_id: node.to_owned(),
+        execution_id: node.into(),
         node_id: "post".into(),
         resolution,
         outputs: None,
@@ -307,10 +307,10 @@ async fn of_two_who_resolve_a_node_differently_at_once_one_is_refused() -> anyho
     let id = site.submit(&posting("post", json!({}))?, "k", json!({ "url": format!("{}/a", venue.url) })).await?;
     unknown(&mut site, &id).await?;
     let say = |resolution: Resolution, by: &str| Resolve {
-        execution_id: id.clone(),
+        execution_id: id.clone().into(),
         node_id: "post".into(),
         resolution,
-        outputs: (resolution == Resolution::Done).then(|| serde_json::Map::from_iter([("status".to_owned(), json!(201))])),
+        outputs: (resolution == Resolution::Done).then(|| serde_json::Map::from_iter([("status".to_owned(), json!(201))]).into()),
         reason: "looked at their books".into(),
         by: by.into(),
     };

@@ -141,8 +141,8 @@ async fn no_scopes() -> anyhow::Result<()> {
     site.client.put_workflow(&chain).await?;
     let submit = async |key: &str, bot: &str, strategy: &str| {
         let mut s = shapes::submission(&chain, key, site.trading());
-        s.bot_id = Some(bot.to_owned());
-        s.strategy_id = Some(strategy.to_owned());
+        s.bot_id = Some(bot.into());
+        s.strategy_id = Some(strategy.into());
         site.client.submit(s).await
     };
     let cases = ["bot:b.1", "strategy:s1", "workflow:trade", "venue:paper", "node_type:paper_order"];
@@ -281,7 +281,7 @@ async fn a_halt_in_the_middle_of_a_node_and_the_execution_reports_completed() ->
         ]),
     )?;
     for (n, on_halt) in [None, Some(OnHalt::Abort)].into_iter().enumerate() {
-        last.version = format!("{n}");
+        last.version = format!("{n}").into();
         last.on_halt = on_halt;
         let key = format!("last-{n}");
         let id = site.submit(&last, &key, site.trading()).await?;

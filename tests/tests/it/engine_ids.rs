@@ -58,7 +58,7 @@ async fn runs_at_the_same_time_do_not_mix() -> anyhow::Result<()> {
     });
     let outcomes = try_join_all(runs).await?;
     for (n, outcome) in &outcomes {
-        ensure!(outcome.status == Status::Completed && outcome.outputs["d"] == json!({ "b": n, "c": n }), "{n}: {outcome:?}");
+        ensure!(outcome.status == Status::Completed && json!(outcome.outputs["d"]) == json!({ "b": n, "c": n }), "{n}: {outcome:?}");
     }
     for n in [0, 17, 49] {
         let (_, events) = checks::ended(&site.client, &format!("k{n}")).await?;

@@ -44,7 +44,8 @@ async fn a_chain_of_forty() -> anyhow::Result<()> {
     let outcome = site.run(&shapes::workflow("chain", (0..40).map(node).collect())?, "k", json!({})).await?;
     ensure!(outcome.status == Status::Completed, "{outcome:?}");
     let (_, events) = checks::ended(&site.client, "k").await?;
-    let started: Vec<String> = events.iter().filter(|e| e.kind.as_str() == "node_started").filter_map(|e| e.node_id.clone()).collect();
+    let started: Vec<String> =
+        events.iter().filter(|e| e.kind.as_str() == "node_started").filter_map(|e| Some(e.node_id.as_ref()?.to_string())).collect();
     ensure!(started == (0..40).map(|n| format!("n{n}")).collect::<Vec<_>>(), "{started:?}");
     ensure!(events.len() == 82, "{} events", events.len());
     site.done();

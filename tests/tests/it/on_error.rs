@@ -109,7 +109,7 @@ async fn a_failure_under_continue_or_use_lets_the_rest_go_on() -> anyhow::Result
     )?;
     let outcome = site.run(&stands_in, "stands-in", json!({})).await?;
     ensure!(outcome.status == Status::CompletedWithErrors, "{outcome:?}");
-    ensure!(outcome.outputs["tell"] == json!({ "message": "12.5" }), "{outcome:?}");
+    ensure!(json!(outcome.outputs["tell"]) == json!({ "message": "12.5" }), "{outcome:?}");
     ensure!(!outcome.outputs.contains_key("price") && outcome.errors[0].on_error == "use", "{outcome:?}");
     checks::ended(&site.client, "stands-in").await?;
 

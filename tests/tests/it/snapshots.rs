@@ -87,12 +87,13 @@ async fn a_snapshot_and_what_follows_it_leave_nothing_out() -> anyhow::Result<()
         let what = format!("client {n} knows the end of every execution");
         until(&what, Duration::from_secs(20), async || {
             let known = folded(client);
-            Ok(ids.iter().all(|id| known.get(id).is_some_and(|s| s == "completed")).then_some(()))
+            Ok(ids.iter().all(|id| known.get(id.as_str()).is_some_and(|s| s == "completed")).then_some(()))
         })
         .await
         .with_context(|| {
             let known = folded(client);
-            let wrong: Vec<_> = ids.iter().map(|id| (id, known.get(id))).filter(|(_, s)| s.is_none_or(|s| s != "completed")).collect();
+            let wrong: Vec<_> =
+                ids.iter().map(|id| (id, known.get(id.as_str()))).filter(|(_, s)| s.is_none_or(|s| s != "completed")).collect();
             format!("{wrong:?}")
         })?;
     }

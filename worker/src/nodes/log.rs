@@ -31,11 +31,11 @@ impl Node for Log {
         }
         let c = &ctx.correlation;
         tracing::info!(
-            execution_id = c.execution_id,
-            workflow_id = c.workflow_id,
-            bot_id = c.bot_id,
-            strategy_id = c.strategy_id,
-            node_id = ctx.node_id,
+            execution_id = c.execution_id.as_str(),
+            workflow_id = c.workflow_id.as_str(),
+            bot_id = c.bot_id.as_str(),
+            strategy_id = c.strategy_id.as_str(),
+            node_id = ctx.node_id.as_str(),
             attempt = ctx.attempt,
             "{}",
             one_line(&text)

@@ -22,7 +22,7 @@ fn rule(kind: Kind, limit: i64) -> Rule {
     rule
 }
 fn event(kind: EventType, id: &str, bot: &str) -> Event {
-    let c = Correlation { execution_id: id.into(), workflow_id: "w".into(), bot_id: bot.into(), strategy_id: String::new() };
+    let c = Correlation { execution_id: id.into(), workflow_id: "w".into(), bot_id: bot.into(), strategy_id: "".into() };
     Event::new(kind, id.to_owned(), &c, Timestamp(0))
 }
 fn filled(id: &str, side: Side, quantity: i64, price: i64) -> Event {

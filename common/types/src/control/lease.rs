@@ -1,6 +1,7 @@
 //! What workers write into the control bucket about themselves, and what marks the bucket.
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use super::{Level, Place, Scope};
 use crate::{Effect, Timestamp};
@@ -24,7 +25,7 @@ pub struct Lease {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open: Vec<OpenEffect>,
     /// How many more are open.
-    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
+    #[serde(default, skip_serializing_if = "crate::json::is_default")]
     pub more: u64,
     /// The worker has left with nothing open: it starts nothing any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -45,27 +46,27 @@ impl Lease {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenEffect {
     /// Its execution.
-    pub execution_id: String,
+    pub execution_id: SmolStr,
     /// Its node.
-    pub node_id: String,
+    pub node_id: SmolStr,
     /// Its idempotency key.
     pub key: String,
     /// Since when.
     pub since: Timestamp,
     /// The workflow.
-    pub workflow_id: String,
+    pub workflow_id: SmolStr,
     /// The bot; empty for none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub bot_id: String,
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub bot_id: SmolStr,
     /// The strategy; empty for none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub strategy_id: String,
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub strategy_id: SmolStr,
     /// The venue; empty for none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub venue: String,
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub venue: SmolStr,
     /// The node's type; empty where it is not known.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub node_type: String,
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub node_type: SmolStr,
     /// What it does outside.
     pub effect: Effect,
     /// Allowed while halted.

@@ -140,9 +140,9 @@ impl Engine {
             ended: None,
         };
         live.unanswered += 1;
-        self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
+        self.slots.insert(id.into(), Slot::Live(Box::new(live)));
         self.set_due(id);
-        self.write(Purpose::Output(id.to_owned()), Body::Note(Box::new(started)));
+        self.write(Purpose::Output(id.into()), Body::Note(Box::new(started)));
         self.advance(id);
     }
 
@@ -247,7 +247,7 @@ impl Engine {
             ));
         }
         if gated {
-            self.gated.insert(id.to_owned());
+            self.gated.insert(id.into());
         } else {
             self.gated.remove(id);
         }
@@ -255,7 +255,7 @@ impl Engine {
         // All of it was stored before: nothing would be answered.
         let go_on = live.unanswered == 0 && !live.held.is_empty();
         for (is_final, body) in writes {
-            let purpose = if is_final { Purpose::Final(id.to_owned()) } else { Purpose::Output(id.to_owned()) };
+            let purpose = if is_final { Purpose::Final(id.into()) } else { Purpose::Output(id.into()) };
             self.write(purpose, body);
         }
         if go_on {
@@ -293,13 +293,13 @@ impl Engine {
             _ => Status::Running,
         };
         for (ticket, repeated) in live.replies.drain(..) {
-            let ok = Accepted { execution_id: id.to_owned(), status, repeated };
+            let ok = Accepted { execution_id: id.into(), status, repeated };
             self.out.push_back(Out::Reply(ticket, Reply::Ok(ok)));
         }
         if ended {
             let outcome = live.ended.take();
             let notify = live.execution.record().notify.clone();
-            self.due.remove(&(live.due, id.to_owned()));
+            self.due.remove(&(live.due, id.into()));
             self.slots.remove(id);
             self.ended += 1;
             if let (Some(subject), Some(outcome)) = (notify, outcome) {

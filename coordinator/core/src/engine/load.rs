@@ -6,7 +6,7 @@ use std::{
 };
 
 use haltline_types::{
-    Timestamp,
+    SmolStr, Timestamp,
     error::{ApiError, Code},
     event::{CommandType, event_id},
     record::{Outcome, Record, Status},
@@ -25,7 +25,7 @@ impl Engine {
     /// what the log lacks by then is written again.
     pub(super) fn reload(&mut self, id: &str) {
         let Some(Slot::Live(live)) = self.slots.remove(id) else { return };
-        self.due.remove(&(live.due, id.to_owned()));
+        self.due.remove(&(live.due, id.into()));
         self.writes.retain(|_, purpose| !matches!(purpose, Purpose::Output(of) | Purpose::Final(of) if of == id));
         self.load(id, Loading { entries: live.entries, created: live.created, quiet: live.quiet, ..Loading::default() });
     }
@@ -79,7 +79,7 @@ impl Engine {
         // What was not read yet comes with the log, in order: a read of several subjects is not one.
         let until = ended.as_ref().map_or(self.read, |(seq, _)| *seq);
         let mut execution = Execution::accept(as_accepted(&record), Arc::clone(&plan));
-        let mut tasks: BTreeMap<String, Box<Task>> = BTreeMap::new();
+        let mut tasks: BTreeMap<SmolStr, Box<Task>> = BTreeMap::new();
         let (mut told, mut end) = (Vec::new(), None);
         let segments = self.limits.segments;
         let mut decide = |execution: &mut Execution| {
@@ -144,10 +144,10 @@ impl Engine {
             due: Timestamp::default(),
             ended: outcome,
         };
-        self.slots.insert(id.to_owned(), Slot::Live(Box::new(live)));
+        self.slots.insert(id.into(), Slot::Live(Box::new(live)));
         self.set_due(id);
         if !has_started {
-            self.write(Purpose::Output(id.to_owned()), Body::Note(Box::new(started)));
+            self.write(Purpose::Output(id.into()), Body::Note(Box::new(started)));
         }
         self.emit(id, outputs);
         for w in waiting {

@@ -23,7 +23,7 @@ use std::{
 };
 
 use haltline_types::{
-    Timestamp,
+    SmolStr, Timestamp,
     event::{Command, Event},
     record::{Outcome, Record},
     submit::{Reply, Submit},
@@ -61,11 +61,11 @@ pub enum Out {
     /// Write it and answer with [`Engine::stored`] or [`Engine::conflicted`].
     Write(WriteId, Body),
     /// Read record and log of an execution and answer with [`Engine::loaded`].
-    Load(String),
+    Load(SmolStr),
     /// Answer a request.
     Reply(u64, Reply),
     /// Tell a waiting client the end.
-    Notify(String, Box<Outcome>),
+    Notify(SmolStr, Box<Outcome>),
 }
 
 /// A message of the log that the coordinator reads.
@@ -110,13 +110,13 @@ pub struct Limits {
 /// Why a write was made: what its answer means.
 #[derive(Clone, Debug)]
 enum Purpose {
-    Create(String),
+    Create(SmolStr),
     /// Anything that an execution waits for.
-    Output(String),
-    Final(String),
-    Command(u64, String),
+    Output(SmolStr),
+    Final(SmolStr),
+    Command(u64, SmolStr),
     /// What an operator says, of which there may be one.
-    Resolve(u64, String),
+    Resolve(u64, SmolStr),
 }
 
 /// A request that waits for its execution to be stored or loaded.
@@ -124,7 +124,7 @@ enum Purpose {
 struct Waiting {
     ticket: u64,
     submit: Arc<Submit>,
-    body: String,
+    body: SmolStr,
     draw: u32,
     plan: Arc<Plan>,
     now: Timestamp,
@@ -194,13 +194,13 @@ struct Live {
 pub struct Engine {
     limits: Limits,
     guard: Guard,
-    slots: HashMap<String, Slot>,
+    slots: HashMap<SmolStr, Slot>,
     writes: HashMap<WriteId, Purpose>,
     next_write: WriteId,
     /// Executions that wait for the gate.
-    gated: HashSet<String>,
+    gated: HashSet<SmolStr>,
     /// Executions in memory by when something is to be done about them if nothing happens until then.
-    due: BTreeSet<(Timestamp, String)>,
+    due: BTreeSet<(Timestamp, SmolStr)>,
     /// The time, as it was told last.
     now: Timestamp,
     log: Floor,
@@ -282,7 +282,7 @@ impl Engine {
         }
         self.guard = guard;
         if self.guard.is_sure() {
-            let mut gated: Vec<String> = self.gated.drain().collect();
+            let mut gated: Vec<SmolStr> = self.gated.drain().collect();
             gated.sort_unstable();
             for id in gated {
                 self.advance(&id);
@@ -308,8 +308,8 @@ impl Engine {
     }
 
     fn load(&mut self, id: &str, loading: Loading) {
-        self.slots.insert(id.to_owned(), Slot::Loading(loading));
-        self.out.push_back(Out::Load(id.to_owned()));
+        self.slots.insert(id.into(), Slot::Loading(loading));
+        self.out.push_back(Out::Load(id.into()));
     }
 
     fn write(&mut self, purpose: Purpose, body: Body) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use haltline_types::{
-    Timestamp, WIRE_VERSION,
+    SmolStr, Timestamp, WIRE_VERSION,
     control::Gate,
     error::{ApiError, Code},
     event::{Command, CommandType, Correlation},
@@ -140,7 +140,7 @@ impl Engine {
         self.write(Purpose::Resolve(ticket, command.execution_id.clone()), Body::Command(Box::new(command)));
     }
 
-    pub(super) fn cancel_stored(&mut self, ticket: u64, execution_id: String) {
+    pub(super) fn cancel_stored(&mut self, ticket: u64, execution_id: SmolStr) {
         let ok = Accepted { execution_id, status: Status::Running, repeated: false };
         self.out.push_back(Out::Reply(ticket, Reply::Ok(ok)));
     }
@@ -157,15 +157,15 @@ impl Engine {
 }
 
 /// Digest of what a key stands for. The notify subject belongs to one try, not to the submission.
-fn body_digest(s: &Submit, plan: &Plan) -> String {
-    let parts = serde_json::json!([s.workflow_id, plan.definition().version, s.input, s.bot_id, s.strategy_id]);
-    ids::digest(parts.to_string().as_bytes())
+fn body_digest(s: &Submit, plan: &Plan) -> SmolStr {
+    let parts = (&s.workflow_id, &plan.definition().version, &s.input, &s.bot_id, &s.strategy_id);
+    ids::digest(&json::line(&parts).unwrap_or_default()).into()
 }
 
 fn correlation(id: &str, s: &Submit, plan: &Plan) -> Correlation {
     let d = plan.definition();
     Correlation {
-        execution_id: id.to_owned(),
+        execution_id: id.into(),
         workflow_id: d.id.clone(),
         bot_id: s.bot_id.clone().unwrap_or_else(|| d.bot_id.clone()),
         strategy_id: s.strategy_id.clone().unwrap_or_else(|| d.strategy_id.clone()),

@@ -42,9 +42,9 @@ impl Engine {
             live.execution.deadline()
         };
         if due != live.due {
-            self.due.remove(&(live.due, id.to_owned()));
+            self.due.remove(&(live.due, id.into()));
             live.due = due;
-            self.due.insert((due, id.to_owned()));
+            self.due.insert((due, id.into()));
         }
     }
 }

@@ -154,7 +154,7 @@ fn run(plan: &Arc<Plan>, rng: &mut Rng, segments: bool, halt_at: Option<usize>) 
             let mut command = Command::new(CommandType::Resolve, "exec_w_1", Timestamp(7));
             command.nodes = vec![unknown.node_id];
             command.resolution = Some(*rng.pick(&[Resolution::Done, Resolution::Repeat, Resolution::Repeat, Resolution::Fail]));
-            command.outputs = Some(Map::from_iter([("out".to_owned(), Value::Bool(true))]));
+            command.outputs = Some(Map::from_iter([("out".to_owned(), Value::Bool(true))]).into());
             let input = Input::Command(Box::new(command));
             assert_eq!(execution.apply(&input), Applied::Changed);
             assert_eq!(execution.clone().apply(&input), Applied::Ignored, "it is said once");
@@ -181,7 +181,7 @@ fn run(plan: &Arc<Plan>, rng: &mut Rng, segments: bool, halt_at: Option<usize>) 
 fn failed_node(input: &Input) -> Option<&str> {
     match input {
         Input::Result(e) if e.kind == EventType::NodeFailed => e.node_id.as_deref(),
-        Input::Command(c) if c.resolution == Some(Resolution::Fail) => c.nodes.first().map(String::as_str),
+        Input::Command(c) if c.resolution == Some(Resolution::Fail) => c.nodes.first().map(|n| n.as_str()),
         Input::Result(_) | Input::Command(_) | Input::Abandoned(..) => None,
     }
 }
@@ -204,7 +204,7 @@ proptest! {
         let ids: BTreeSet<&str> = seen.tasks.iter().map(|t| t.task_id.as_str()).collect();
         prop_assert_eq!(ids.len(), seen.tasks.len());
         // What was read again and failed then had let its dependents go on before.
-        let again: BTreeSet<&str> = seen.log.iter().flat_map(|e| e.read_again.iter().map(String::as_str)).collect();
+        let again: BTreeSet<&str> = seen.log.iter().flat_map(|e| e.read_again.iter().map(|n| n.as_str())).collect();
         let failed: BTreeSet<&str> = failed.difference(&again).copied().collect();
         for task in &seen.tasks {
             let i = plan.find(&task.nodes[0].id).expect("known");
@@ -271,7 +271,7 @@ fn a_halt_at_the_last_node_is_a_halt() {
     let plan = Arc::new(Plan::compile(&definition("w", vec![node("a", "give", &[])]), &types()).expect("valid"));
     let mut execution = Execution::accept(record(&plan), plan);
     execution.decide_all(true);
-    let c = Correlation { execution_id: "exec_w_1".into(), workflow_id: "w".into(), bot_id: String::new(), strategy_id: String::new() };
+    let c = Correlation { execution_id: "exec_w_1".into(), workflow_id: "w".into(), bot_id: "".into(), strategy_id: "".into() };
     let mut result = Event::new(EventType::NodeCompleted, "exec_w_1/a/result".into(), &c, Timestamp(1));
     result.node_id = Some("a".into());
     result.task_events = Some(2);

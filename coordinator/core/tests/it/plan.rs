@@ -23,7 +23,7 @@ fn chain(plan: &Plan, head: &str) -> Vec<String> {
     let mut at = plan.find(head);
     let mut ids = Vec::new();
     while let Some(i) = at {
-        ids.push(plan.def(i).id.clone());
+        ids.push(plan.def(i).id.to_string());
         at = plan.node(i).chain_next;
     }
     ids
@@ -46,10 +46,10 @@ fn problems_name_node_and_field() {
 
 #[test]
 fn a_stand_in_has_what_is_needed() {
-    let p = problem(vec![tolerant(OnError::Use(serde_json::Map::new()), node("a", "give", &[])), node("b", "give", &["a"])]);
+    let p = problem(vec![tolerant(OnError::Use(serde_json::Map::new().into()), node("a", "give", &[])), node("b", "give", &["a"])]);
     assert_eq!((p.field.as_str(), p.node.as_deref()), ("nodes[0].on_error.use", Some("a")));
     assert!(p.message.contains("`out`") && p.message.contains("`b`"), "{p}");
-    let large = OnError::Use(serde_json::Map::from_iter([("out".to_owned(), "x".repeat(OUTPUT_BYTES_MAX).into())]));
+    let large = OnError::Use(serde_json::Map::from_iter([("out".to_owned(), "x".repeat(OUTPUT_BYTES_MAX).into())]).into());
     let p = problem(vec![tolerant(large, node("a", "give", &[])), node("b", "give", &["a"])]);
     assert_eq!(p.field, "nodes[0].on_error.use");
     assert!(compile(vec![tolerant(stand_in(), node("a", "give", &[])), node("b", "give", &["a"])]).is_ok());

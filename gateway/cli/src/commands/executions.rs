@@ -3,6 +3,7 @@
 use std::{
     io::{BufWriter, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::Subcommand;
@@ -136,7 +137,14 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
         }
         What::Resolve { id, node, what, reason, by } => {
             let (resolution, outputs) = what.read()?;
-            let resolve = Resolve { execution_id: id, node_id: node, resolution, outputs, reason, by: read::by(by) };
+            let resolve = Resolve {
+                execution_id: id.into(),
+                node_id: node.into(),
+                resolution,
+                outputs: outputs.map(Arc::new),
+                reason,
+                by: read::by(by),
+            };
             let accepted = client.resolve(&resolve).await?;
             if context.json {
                 output::json(&accepted);
@@ -164,7 +172,7 @@ fn list(records: &[Record], as_json: bool) {
         .iter()
         .map(|r| {
             [
-                r.correlation.execution_id.clone(),
+                r.correlation.execution_id.to_string(),
                 r.status.as_str().into(),
                 format!("{} {}", r.correlation.workflow_id, r.workflow_version),
                 format!("{}/{}", r.nodes_completed, r.node_count),
@@ -206,7 +214,7 @@ fn show(r: &Record, as_json: bool) {
         field("input", &r.input.to_string());
     }
     for (node, outputs) in r.results.iter() {
-        field("output", &format!("{node}: {outputs}"));
+        field("output", &format!("{node}: {}", json!(outputs)));
     }
     if r.results_omitted {
         field("output", "too large for the record; see the history");

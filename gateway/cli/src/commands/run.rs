@@ -7,6 +7,7 @@ use std::{
 
 use haltline_client::{ApiError, Client, Outcome, Status, Submit};
 use haltline_common::types::{Millis, error::Code, limits::EXECUTION_MS_MAX};
+use serde_json::json;
 
 use super::{Context, executions::failed_nodes, submit::drawn_key};
 use crate::{follow, output, read};
@@ -52,7 +53,7 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
         input,
         bot_id: None,
         strategy_id: None,
-        key: args.key.unwrap_or_else(drawn_key),
+        key: args.key.unwrap_or_else(drawn_key).into(),
         notify: None,
     };
     let limit = args.wait.unwrap_or(Millis(EXECUTION_MS_MAX)).duration();
@@ -118,7 +119,7 @@ fn show(outcome: &Outcome, json: bool) {
         output::line(format_args!("  {line}"));
     }
     for (node, value) in outcome.outputs.iter() {
-        output::line(format_args!("  {node}: {value}"));
+        output::line(format_args!("  {node}: {}", json!(value)));
     }
     if outcome.outputs_omitted {
         output::line(format_args!("  outputs are too large to list: haltline executions history {} --json", outcome.execution_id));

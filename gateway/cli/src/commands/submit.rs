@@ -1,6 +1,7 @@
 //! `haltline submit`.
 
 use haltline_client::Submit;
+use haltline_common::types::SmolStr;
 
 use super::Context;
 use crate::{output, read};
@@ -13,7 +14,7 @@ pub struct Args {
     workflow_id: String,
     /// Its version [default: the latest]
     #[arg(long, value_name = "VERSION")]
-    version: Option<String>,
+    version: Option<SmolStr>,
     /// The execution's input: a JSON object, or @FILE
     #[arg(long, value_name = "JSON|@FILE")]
     input: Option<String>,
@@ -22,10 +23,10 @@ pub struct Args {
     key: Option<String>,
     /// Bot it belongs to, instead of the workflow's
     #[arg(long, value_name = "ID")]
-    bot: Option<String>,
+    bot: Option<SmolStr>,
     /// Strategy it belongs to, instead of the workflow's
     #[arg(long, value_name = "ID")]
-    strategy: Option<String>,
+    strategy: Option<SmolStr>,
 }
 
 /// Submits.
@@ -34,12 +35,12 @@ pub struct Args {
 /// What the coordinator refuses it for, or that none answers.
 pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     let submit = Submit {
-        workflow_id: args.workflow_id,
+        workflow_id: args.workflow_id.into(),
         version: args.version,
         input: read::input(args.input.as_deref())?,
         bot_id: args.bot,
         strategy_id: args.strategy,
-        key: args.key.unwrap_or_else(drawn_key),
+        key: args.key.unwrap_or_else(drawn_key).into(),
         notify: None,
     };
     let accepted = context.client().await?.submit(submit).await?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::extract::{Path, State};
 use haltline_client::{ApiError, Code};
 use haltline_common::types::{
-    Timestamp,
+    SmolStr, Timestamp,
     event::{Event, EventType},
 };
 use schemars::JsonSchema;
@@ -120,7 +120,7 @@ pub(super) enum Standing {
 #[derive(Serialize, JsonSchema)]
 pub(super) struct NodeState {
     /// The node.
-    node_id: String,
+    node_id: SmolStr,
     /// Where it stands.
     status: Standing,
     /// Attempts begun.
@@ -136,7 +136,7 @@ pub(super) struct NodeState {
     duration_ms: Option<f64>,
     /// The worker of its last event.
     #[serde(skip_serializing_if = "Option::is_none")]
-    worker_id: Option<String>,
+    worker_id: Option<SmolStr>,
     /// What went wrong last.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -172,15 +172,15 @@ pub(super) async fn nodes(State(app): State<App>, who: Who, Path(id): Path<Strin
     events.iter().for_each(|(_, event)| fold(&mut nodes, event));
     Ok(Reply::ok(Nodes {
         execution_id: id,
-        workflow_id: record.correlation.workflow_id,
-        workflow_version: record.workflow_version,
+        workflow_id: record.correlation.workflow_id.to_string(),
+        workflow_version: record.workflow_version.to_string(),
         nodes: nodes.into_values().collect(),
         as_of,
     }))
 }
 
 /// Takes an event in, in the log's order.
-fn fold(nodes: &mut BTreeMap<String, NodeState>, e: &Event) {
+fn fold(nodes: &mut BTreeMap<SmolStr, NodeState>, e: &Event) {
     let Some(id) = &e.node_id else { return };
     let status = match e.kind {
         EventType::NodeStarted => Standing::Running,

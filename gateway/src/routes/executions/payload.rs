@@ -1,7 +1,5 @@
 //! Payloads by reference: lists and pictures stay small, and what is large is asked for alone.
 
-use std::sync::Arc;
-
 use axum::extract::{Path, State};
 use haltline_client::{ApiError, Code};
 use haltline_common::{
@@ -14,7 +12,7 @@ use haltline_common::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::known;
 use crate::{
@@ -91,8 +89,8 @@ pub(super) async fn read(
     let value = match (w.part, &w.node) {
         (Part::Input, _) => record.input,
         (Part::Output, Some(node)) => {
-            let value = match record.results.get(node) {
-                Some(output) => output.clone(),
+            let value = match record.results.get(node.as_str()) {
+                Some(output) => json!(output),
                 None => output(&app, &id, node).await?,
             };
             whole(&app, &id, value).await?
@@ -100,7 +98,7 @@ pub(super) async fn read(
         _ if record.results_omitted => {
             return Err(ApiError::invalid("part", "the results are too large for one answer: ask for the outputs of single nodes").into());
         }
-        _ => Value::Object(Arc::unwrap_or_clone(record.results)),
+        _ => json!(record.results),
     };
     let text = value.to_string();
     let cut = text.len() > max;
@@ -121,7 +119,7 @@ async fn output(app: &App, id: &str, node: &str) -> Result<Value, Problem> {
     let events = app.client.events(id).await?;
     let own = events.iter().rev().map(|(_, e)| e).find(|e| e.kind == EventType::NodeCompleted && e.node_id.as_deref() == Some(node));
     let outputs = own.and_then(|e| e.outputs.clone());
-    outputs.map(Value::Object).ok_or_else(|| {
+    outputs.map(|outputs| json!(outputs)).ok_or_else(|| {
         ApiError { field: Some("node".into()), ..ApiError::new(Code::UnknownExecution, format!("`{id}` has no output of a node `{node}`")) }
             .into()
     })

@@ -3,10 +3,9 @@
 use axum::extract::{Path, State};
 use futures_util::{StreamExt, stream};
 use haltline_client::{Accepted, ApiError, Resolution, Resolve, Status};
-use haltline_common::types::{Timestamp, limits::TEXT_BYTES_MAX};
+use haltline_common::types::{Timestamp, limits::TEXT_BYTES_MAX, record::Outputs};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use super::known;
 use crate::{
@@ -163,7 +162,7 @@ pub(super) struct Resolving {
     /// What became of its side effect.
     resolution: Resolution,
     /// What the node gave: there if and only if it is `done`.
-    outputs: Option<Map<String, Value>>,
+    outputs: Option<Outputs>,
     /// How it was found out.
     #[serde(default)]
     reason: String,
@@ -182,6 +181,7 @@ pub(super) async fn resolve(
         known(&app, &who, &id).await?;
     }
     let by = who.by(r.by.as_deref());
-    let resolve = Resolve { execution_id: id, node_id: node, resolution: r.resolution, outputs: r.outputs, reason: r.reason, by };
+    let resolve =
+        Resolve { execution_id: id.into(), node_id: node.into(), resolution: r.resolution, outputs: r.outputs, reason: r.reason, by };
     Ok(Reply::accepted(app.client.resolve(&resolve).await?))
 }

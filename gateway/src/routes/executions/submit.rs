@@ -5,7 +5,10 @@ use axum::{
     http::{StatusCode, header},
 };
 use haltline_client::{Accepted, ApiError, Outcome, Submit};
-use haltline_common::{fault, types::Millis};
+use haltline_common::{
+    fault,
+    types::{Millis, SmolStr},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -25,16 +28,16 @@ const WAIT_MAX: Millis = Millis::secs(60);
 #[serde(deny_unknown_fields)]
 pub(super) struct Submission {
     /// The workflow.
-    workflow_id: String,
+    workflow_id: SmolStr,
     /// Its version; the latest if absent.
-    version: Option<String>,
+    version: Option<SmolStr>,
     /// The execution's input: an object, or null.
     #[serde(default)]
     input: Value,
     /// Instead of the definition's.
-    bot_id: Option<String>,
+    bot_id: Option<SmolStr>,
     /// Instead of the definition's.
-    strategy_id: Option<String>,
+    strategy_id: Option<SmolStr>,
 }
 
 /// How long to wait for its end.
@@ -77,7 +80,7 @@ pub(super) async fn submit(
         input: s.input,
         bot_id: s.bot_id,
         strategy_id: s.strategy_id,
-        key,
+        key: key.into(),
         notify: None,
     };
     fault::point("gateway.submit");
@@ -100,11 +103,11 @@ async fn covered(app: &App, who: &Who, s: &Submission) -> Result<(), Problem> {
     }
     let unknown =
         || Problem::from(ApiError::new(haltline_client::Code::UnknownWorkflow, format!("there is no workflow `{}`", s.workflow_id)));
-    if !who.0.scopes.workflows.is_empty() && !who.0.scopes.workflows.contains(&s.workflow_id) {
+    if !who.0.scopes.workflows.is_empty() && !who.0.scopes.workflows.iter().any(|w| s.workflow_id == *w) {
         return Err(unknown());
     }
     let definition = app.client.workflow(&s.workflow_id, s.version.as_deref()).await?;
-    let given = |own: &Option<String>, defined: &String| own.clone().filter(|id| !id.is_empty()).unwrap_or_else(|| defined.clone());
+    let given = |own: &Option<SmolStr>, defined: &SmolStr| own.clone().filter(|id| !id.is_empty()).unwrap_or_else(|| defined.clone());
     let (bot, strategy) = (given(&s.bot_id, &definition.bot_id), given(&s.strategy_id, &definition.strategy_id));
     if who.0.sees(&s.workflow_id, &bot, &strategy) {
         return Ok(());

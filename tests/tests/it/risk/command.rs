@@ -1,5 +1,7 @@
 //! Rules as operators write and read them, and what comes of those that cannot be read.
 
+use std::sync::Arc;
+
 use anyhow::{Context, ensure};
 use haltline_client::Status;
 use haltline_common::types::{Names, event::EventType};
@@ -91,7 +93,7 @@ async fn a_refusal_names_rule_limit_current_and_asked() -> anyhow::Result<()> {
     ensure!(site.run(&other, "4", site.trading()).await?.status == Status::Completed, "another bot was refused");
     let mut sell = shapes::chain("sell")?;
     for node in sell.nodes.iter_mut().filter(|n| n.id == "buy") {
-        node.params.insert("side".into(), json!("sell"));
+        Arc::make_mut(&mut node.params).insert("side".into(), json!("sell"));
     }
     ensure!(site.run(&sell, "5", site.trading()).await?.status == Status::Completed, "selling was refused");
     ensure!(site.run(&definition, "6", site.trading()).await?.status == Status::Completed, "what was sold makes no room");

@@ -1,7 +1,10 @@
 //! Between a breach and its halt effects go on starting: how many, and for how long, is measured here.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -43,8 +46,8 @@ async fn few_effects_start_between_a_breach_and_its_halt() -> anyhow::Result<()>
     rule(&site, &["daily_loss", "--scope", "strategy:dips", "--limit", "500"]).await?;
     let mut definition = shapes::chain("fast")?;
     for node in definition.nodes.iter_mut().filter(|n| n.id == "buy") {
-        node.params.insert("symbol".into(), json!("AAPL"));
-        node.params.insert("quantity".into(), json!("1"));
+        Arc::make_mut(&mut node.params).insert("symbol".into(), json!("AAPL"));
+        Arc::make_mut(&mut node.params).insert("quantity".into(), json!("1"));
     }
     site.client.put_workflow(&definition).await?;
 

@@ -1,7 +1,7 @@
 //! Two bots share a limit on notional and race for it from two worker processes: it is never exceeded by one
 //! cent, and it is reached. Counted from the market's ledger alone.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use haltline_client::Status;
@@ -158,8 +158,8 @@ async fn a_worker_that_dies_with_a_reservation_leaves_it_to_its_successor() -> a
         rule(&site, &["actions_per_minute", "--scope", "global", "--limit", "1"]).await?;
         let mut definition = shapes::chain("order")?;
         for node in definition.nodes.iter_mut().filter(|n| n.id == "buy") {
-            node.params.insert("limit_price".into(), json!("130"));
-            node.params.insert("quantity".into(), json!("7"));
+            Arc::make_mut(&mut node.params).insert("limit_price".into(), json!("130"));
+            Arc::make_mut(&mut node.params).insert("quantity".into(), json!("7"));
         }
         let id = site.submit(&definition, "k", site.trading()).await?;
         let client = site.client.clone();

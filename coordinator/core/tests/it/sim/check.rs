@@ -176,9 +176,9 @@ fn results(record: &Record, first: &[&Stored], found: &mut Vec<String>) {
     for (node, value) in record.results.iter() {
         // Of a node that was read again the last reading.
         let event = first.iter().rev().find(|s| s.event.kind == EventType::NodeCompleted && s.event.node_id.as_deref() == Some(node));
-        let outputs = event.and_then(|s| s.event.outputs.clone()).map(serde_json::Value::Object);
+        let outputs = event.and_then(|s| s.event.outputs.clone());
         if outputs.as_ref() != Some(value) {
-            found.push(format!("the record's result of {node} is {value}, the log's {outputs:?}"));
+            found.push(format!("the record's result of {node} is {value:?}, the log's {outputs:?}"));
         }
     }
     if record.status == Status::Completed && record.results.len() != record.node_count as usize {

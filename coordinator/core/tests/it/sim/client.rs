@@ -2,6 +2,7 @@
 //! same key, or not at all.
 
 use haltline_types::{
+    SmolStr,
     error::Code,
     record::Status,
     submit::{Cancel, Reply, Submit},
@@ -20,7 +21,7 @@ pub struct Client {
     pub key: String,
     pub workflow: String,
     /// Told by a coordinator.
-    pub execution: Option<String>,
+    pub execution: Option<SmolStr>,
     /// It saw the end, or was refused for good.
     pub done: bool,
     pub saw: Option<Status>,
@@ -76,13 +77,13 @@ impl World {
         match execution {
             None => {
                 let submit = Submit {
-                    workflow_id: c.workflow.clone(),
+                    workflow_id: c.workflow.clone().into(),
                     version: None,
                     input: json!({}),
                     bot_id: None,
                     strategy_id: None,
-                    key: c.key.clone(),
-                    notify: Some(pid.to_string()),
+                    key: c.key.clone().into(),
+                    notify: Some(pid.to_string().into()),
                 };
                 self.point(pid, "client.submit")?;
                 self.send(pid, Up::Submit { from: pid, request, submit: Box::new(submit) });
@@ -101,7 +102,7 @@ impl World {
         let Some(id) = c.execution.clone().filter(|_| c.cancels) else { return };
         c.request += 1;
         c.cancel_request = Some(c.request);
-        let (request, cancel) = (c.request, Cancel { execution_id: id, reason: "changed my mind".into(), by: "client".into() });
+        let (request, cancel) = (c.request, Cancel { execution_id: id.into(), reason: "changed my mind".into(), by: "client".into() });
         self.send(pid, Up::Cancel { from: pid, request, cancel });
         self.timer(pid, 150, Timer::CancelNow);
     }
@@ -122,7 +123,7 @@ impl World {
                 let key = c.key.clone();
                 let cancels = c.cancels;
                 self.note(|| format!("client {pid} told {} {:?}", ok.execution_id, ok.status));
-                self.acknowledged.push((key, ok.execution_id));
+                self.acknowledged.push((key, ok.execution_id.to_string()));
                 self.timer(pid, 1, Timer::Client);
                 if cancels {
                     let delay = self.rng.range(0, 150);

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, rc::Rc};
 
 use haltline_core::{Body, Engine, Guard, Known, Limits, Loaded, LogMessage, Out, WriteId};
 use haltline_types::{
+    SmolStr,
     control::{Flag, Gate},
     error::{ApiError, Code},
     event::{CommandType, EventType},
@@ -52,10 +53,10 @@ pub struct Coordinator {
     unread: Option<u64>,
     looks: u32,
     flag: Option<Flag>,
-    tickets: BTreeMap<u64, (Pid, u64, String)>,
+    tickets: BTreeMap<u64, (Pid, u64, SmolStr)>,
     next_ticket: u64,
-    loads: BTreeMap<String, Load>,
-    tokens: BTreeMap<u64, String>,
+    loads: BTreeMap<SmolStr, Load>,
+    tokens: BTreeMap<u64, SmolStr>,
     next_token: u64,
     checkpoint: Checkpoint,
     revision: u64,
@@ -116,13 +117,13 @@ impl World {
         if !c.swept {
             self.send(pid, Up::Sweep(c.last_swept));
         }
-        let ids: Vec<String> = c.loads.keys().cloned().collect();
+        let ids: Vec<SmolStr> = c.loads.keys().cloned().collect();
         for id in ids {
             self.start_load(pid, c, id);
         }
     }
 
-    fn start_load(&mut self, pid: Pid, c: &mut Coordinator, id: String) {
+    fn start_load(&mut self, pid: Pid, c: &mut Coordinator, id: SmolStr) {
         c.next_token += 1;
         c.tokens.retain(|_, other| *other != id);
         c.tokens.insert(c.next_token, id.clone());
@@ -231,7 +232,7 @@ impl World {
                 }
                 Out::Notify(subject, outcome) => {
                     self.point(pid, "coordinator.notify")?;
-                    self.send(pid, Up::Notify { subject, outcome });
+                    self.send(pid, Up::Notify { subject: subject.to_string(), outcome });
                 }
             }
         }
@@ -371,7 +372,7 @@ impl World {
             }
             Down::Cancel { from, request, cancel } => {
                 c.next_ticket += 1;
-                c.tickets.insert(c.next_ticket, (from, request, String::new()));
+                c.tickets.insert(c.next_ticket, (from, request, "".into()));
                 c.engine.cancel(c.next_ticket, cancel, now);
             }
             Down::Record { token, record } => self.load_went_on(pid, c, token, |load| load.record = record.map(|(rev, r)| (*r, rev))),

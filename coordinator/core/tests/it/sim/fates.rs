@@ -21,7 +21,7 @@ pub fn check(plan: &Plan, record: &Record, events: &[&Event]) -> Vec<String> {
     let again: BTreeSet<&str> = events
         .iter()
         .flat_map(|e| {
-            e.read_again.iter().map(String::as_str).chain((e.kind == EventType::NodeStale).then_some(e.node_id.as_deref()).flatten())
+            e.read_again.iter().map(|n| n.as_str()).chain((e.kind == EventType::NodeStale).then_some(e.node_id.as_deref()).flatten())
         })
         .collect();
     let mut fate = BTreeMap::new();

@@ -1,5 +1,6 @@
 //! The paper market: counts arrivals and fills, knows repeats by their key.
 
+use haltline_types::SmolStr;
 use std::collections::BTreeMap;
 
 use super::{
@@ -10,7 +11,7 @@ use super::{
 /// What the market has of one key.
 #[derive(Default)]
 pub struct Fill {
-    pub execution: String,
+    pub execution: SmolStr,
     pub fills: u32,
     pub arrivals: u32,
     pub token: u64,
@@ -25,7 +26,7 @@ pub struct Market {
 
 impl World {
     /// An order arrives.
-    pub fn order(&mut self, pid: Pid, life: u64, walk: u64, key: String, execution: String, token: u64) {
+    pub fn order(&mut self, pid: Pid, life: u64, walk: u64, key: String, execution: SmolStr, token: u64) {
         let now = self.now;
         let fill = self.market.orders.entry(key.clone()).or_default();
         fill.arrivals += 1;

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use haltline_core::LogMessage;
 use haltline_types::{
+    SmolStr,
     control::Flag,
     event::Command,
     record::{Outcome, Record},
@@ -71,18 +72,18 @@ pub enum Up {
     Stop(Command),
     ReadRecord {
         token: u64,
-        id: String,
+        id: SmolStr,
         point: &'static str,
     },
     ReadLog {
         token: u64,
-        id: String,
+        id: SmolStr,
         commands: bool,
     },
     /// The tasks of an execution that are in the queue.
     ReadTasks {
         token: u64,
-        id: String,
+        id: SmolStr,
     },
     Pull(u64),
     Ack {
@@ -121,7 +122,7 @@ pub enum Down {
         message: Box<LogMessage>,
     },
     Swept {
-        id: String,
+        id: SmolStr,
         revision: u64,
         terminal: bool,
     },

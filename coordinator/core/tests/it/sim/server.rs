@@ -6,7 +6,7 @@ use std::{
 };
 
 use haltline_core::LogMessage;
-use haltline_types::{control::Flag, record::Record, task::Task};
+use haltline_types::{SmolStr, control::Flag, record::Record, task::Task};
 
 use super::{Pid, Time, net::ConnId};
 
@@ -21,7 +21,7 @@ pub enum Class {
 /// A stored log message. Its sequence is its position plus one.
 pub struct LogEntry {
     pub class: Class,
-    pub execution: String,
+    pub execution: SmolStr,
     pub id: String,
     pub message: LogMessage,
     pub at: Time,
@@ -49,7 +49,7 @@ pub struct Checkpoint {
 /// What a publish writes.
 #[derive(Clone, Debug)]
 pub enum What {
-    Log { class: Class, execution: String, id: Option<String>, message: Box<LogMessage> },
+    Log { class: Class, execution: SmolStr, id: Option<String>, message: Box<LogMessage> },
     Task { task: Rc<Task>, id: Option<String> },
     Record { record: Box<Record>, expect: Option<u64> },
     Checkpoint { value: Checkpoint, expect: u64 },
@@ -85,7 +85,7 @@ pub struct Server {
     pub tasks: BTreeMap<u64, QueuedTask>,
     pub task_seq: u64,
     task_ids: HashMap<String, (u64, Time)>,
-    pub records: BTreeMap<String, (u64, Record)>,
+    pub records: BTreeMap<SmolStr, (u64, Record)>,
     pub record_seq: u64,
     pub checkpoint: (u64, Checkpoint),
     pub flag: Option<Flag>,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use haltline_core::{Delivery, TaskRun};
 use haltline_types::{
+    SmolStr,
     control::{Flag, Gate},
     event::{Command, CommandType},
 };
@@ -29,7 +30,7 @@ pub struct Worker {
     pub walks: BTreeMap<u64, Walk>,
     next_walk: u64,
     flag: Option<Flag>,
-    pub stopped: BTreeMap<String, Command>,
+    pub stopped: BTreeMap<SmolStr, Command>,
     pub tokens: BTreeMap<u64, u64>,
     pub next_token: u64,
 }

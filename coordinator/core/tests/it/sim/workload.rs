@@ -38,7 +38,7 @@ pub fn tolerant(on_error: OnError, node: NodeDef) -> NodeDef {
 
 /// What stands for the outputs of a node that failed.
 pub fn stand_in() -> OnError {
-    OnError::Use(serde_json::Map::from_iter([("out".to_owned(), json!("stand-in"))]))
+    OnError::Use(serde_json::Map::from_iter([("out".to_owned(), json!("stand-in"))]).into())
 }
 
 /// A node that only waits for others.

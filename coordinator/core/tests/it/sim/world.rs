@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
 };
 
-use haltline_types::Timestamp;
+use haltline_types::{SmolStr, Timestamp};
 
 use super::{
     Killed, Pid, Time,
@@ -45,7 +45,7 @@ pub enum Ev {
         life: u64,
         walk: u64,
         key: String,
-        execution: String,
+        execution: SmolStr,
         token: u64,
     },
     Filled {

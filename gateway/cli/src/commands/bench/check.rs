@@ -63,7 +63,7 @@ pub async fn read_back(client: &Client, executions: usize, nodes: usize) -> anyh
                 repeated += 1;
                 continue;
             }
-            let seen = events.entry(e.execution_id).or_default();
+            let seen = events.entry(e.execution_id.to_string()).or_default();
             seen.0 += 1;
             if e.kind.is_terminal() {
                 seen.1 = e.event_count;

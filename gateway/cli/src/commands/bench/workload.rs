@@ -1,6 +1,6 @@
 //! What bench runs: trivial nodes in a shape, so that what is measured is Haltline.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use haltline_common::types::{
     definition::{Definition, InputRef, LiteralRef, NodeDef, NodeRef},
@@ -102,13 +102,13 @@ fn source(id: &str, filler: &str) -> NodeDef {
     if !filler.is_empty() {
         outputs["filler"] = filler.into();
     }
-    n.params.insert("outputs".into(), outputs);
+    Arc::make_mut(&mut n.params).insert("outputs".into(), outputs);
     n
 }
 
 fn check(id: &str, from: &str, output: &str) -> NodeDef {
     let mut n = node(id, "conditions", "threshold");
-    n.params.insert("min".into(), json!(100));
+    Arc::make_mut(&mut n.params).insert("min".into(), json!(100));
     n.inputs.insert("value".into(), InputRef::Node(NodeRef { node: from.into(), output: output.into() }));
     n
 }
@@ -120,9 +120,9 @@ fn chain_node(i: usize, n: usize, filler: &str) -> NodeDef {
         (0, _) => source(&id, filler),
         (_, true) => {
             let mut last = node(&id, "actions", "compare");
-            last.inputs.insert("left".into(), InputRef::Node(NodeRef { node: before, output: "value".into() }));
+            last.inputs.insert("left".into(), InputRef::Node(NodeRef { node: before.into(), output: "value".into() }));
             last.inputs.insert("right".into(), InputRef::Value(LiteralRef { value: json!("100") }));
-            last.params.insert("operator".into(), json!("gt"));
+            Arc::make_mut(&mut last.params).insert("operator".into(), json!("gt"));
             last
         }
         _ => check(&id, &before, "value"),

@@ -103,7 +103,7 @@ impl Stage {
         self.client.put_workflow(definition).await?;
         self.sequence += 1;
         let accepted = self.client.submit(self.submission(definition, symbol, date)).await?;
-        Ok(accepted.execution_id)
+        Ok(accepted.execution_id.to_string())
     }
 
     fn submission(&self, definition: &Definition, symbol: &str, date: &str) -> Submit {
@@ -117,7 +117,7 @@ impl Stage {
             }),
             bot_id: None,
             strategy_id: None,
-            key: format!("demo-{}-{}", std::process::id(), self.sequence),
+            key: format!("demo-{}-{}", std::process::id(), self.sequence).into(),
             notify: None,
         }
     }

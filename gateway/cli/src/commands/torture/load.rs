@@ -174,16 +174,16 @@ impl One {
 
     async fn by_client(&self, s: &Submission) -> Answer {
         let submit = Submit {
-            workflow_id: s.workflow.clone(),
+            workflow_id: s.workflow.clone().into(),
             version: Some("1".into()),
             input: Value::Null,
             bot_id: None,
             strategy_id: None,
-            key: s.key.clone(),
+            key: s.key.clone().into(),
             notify: None,
         };
         match self.load.client.submit(submit).await {
-            Ok(accepted) => Answer::Accepted(accepted.execution_id),
+            Ok(accepted) => Answer::Accepted(accepted.execution_id.to_string()),
             Err(e) if matches!(e.code, Code::Unavailable | Code::ControlUnsure | Code::Overloaded | Code::Internal) => {
                 Answer::Nobody(e.message)
             }

@@ -45,12 +45,12 @@ pub async fn run(client: Client, seed: u64, rate: f64, told: Arc<Told>, stop: Ca
         };
         let Some(workflow_id) = rng.pick(&workflows).cloned() else { break };
         let submit = Submit {
-            workflow_id,
+            workflow_id: workflow_id.into(),
             version: Some("1".into()),
             input: Value::Null,
             bot_id: None,
             strategy_id: None,
-            key: format!("halts-{seed}-{n}"),
+            key: format!("halts-{seed}-{n}").into(),
             notify: None,
         };
         let (client, told) = (client.clone(), told.clone());
