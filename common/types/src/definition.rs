@@ -60,7 +60,7 @@ pub struct NodeDef {
     #[serde(rename = "type")]
     pub kind: SmolStr,
     /// Parameters of the type.
-    #[serde(default, skip_serializing_if = "crate::json::is_default")]
+    #[serde(default, skip_serializing_if = "crate::json::is_empty")]
     pub params: Arc<serde_json::Map<String, Value>>,
     /// Named inputs, each from a node's output, the execution's input, or a literal.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

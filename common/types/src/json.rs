@@ -1,6 +1,6 @@
 //! JSON as it is written: one line, and how long it would be.
 
-use std::{fmt, io, marker::PhantomData};
+use std::{fmt, io, marker::PhantomData, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -88,6 +88,11 @@ pub fn last_line(body: &[u8]) -> &[u8] {
 /// Whether a value need not be written, for `skip_serializing_if`.
 pub(crate) fn is_default<T: Default + PartialEq>(n: &T) -> bool {
     *n == T::default()
+}
+
+/// The same of an object.
+pub(crate) fn is_empty(map: &Arc<Map<String, Value>>) -> bool {
+    map.is_empty()
 }
 
 /// Reads a value from an object alone, for `deserialize_with`. Derived code takes a list as well, field by field, and

@@ -140,7 +140,7 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notify: Option<SmolStr>,
     /// Outputs by node, once ended.
-    #[serde(default, skip_serializing_if = "crate::json::is_default")]
+    #[serde(default, skip_serializing_if = "no_results")]
     pub results: Results,
     /// True if `results` would have been too large; read them from the `node_completed` events.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -203,6 +203,10 @@ pub struct Outcome {
     /// Nodes of whose side effects nobody knows whether they happened.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unknown_nodes: Vec<UnknownNode>,
+}
+
+fn no_results(results: &Results) -> bool {
+    results.is_empty()
 }
 
 impl From<&Record> for Outcome {

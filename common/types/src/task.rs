@@ -156,7 +156,7 @@ pub struct TaskNode {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allowed_while_halted: bool,
     /// Its parameters.
-    #[serde(default, skip_serializing_if = "crate::json::is_default")]
+    #[serde(default, skip_serializing_if = "crate::json::is_empty")]
     pub params: Arc<Map<String, Value>>,
     /// Its inputs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
