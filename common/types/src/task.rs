@@ -179,8 +179,7 @@ pub struct TaskNode {
     pub readings: u32,
     /// How long one attempt may run.
     pub timeout_ms: u64,
-    /// What happens after a failed attempt; most say nothing of it.
-    #[serde(default, skip_serializing_if = "crate::json::is_default")]
+    /// What happens after a failed attempt.
     pub retry: RetryPolicy,
 }
 
