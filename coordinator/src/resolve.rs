@@ -47,7 +47,7 @@ pub async fn check(link: &Link, payload: &[u8]) -> Result<Resolved, ApiError> {
         return Ok(Resolved::Command(Box::new(Command {
             reason: r.reason,
             by: r.by,
-            nodes: vec![r.node_id.into()],
+            nodes: vec![r.node_id],
             token: Some(token(unknown.attempt)),
             resolution: Some(r.resolution),
             outputs: r.outputs,

@@ -102,7 +102,7 @@ impl World {
         let Some(id) = c.execution.clone().filter(|_| c.cancels) else { return };
         c.request += 1;
         c.cancel_request = Some(c.request);
-        let (request, cancel) = (c.request, Cancel { execution_id: id.into(), reason: "changed my mind".into(), by: "client".into() });
+        let (request, cancel) = (c.request, Cancel { execution_id: id, reason: "changed my mind".into(), by: "client".into() });
         self.send(pid, Up::Cancel { from: pid, request, cancel });
         self.timer(pid, 150, Timer::CancelNow);
     }

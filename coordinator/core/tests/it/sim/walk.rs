@@ -315,7 +315,7 @@ impl World {
         walk.ordered = Some(self.now);
         let (token, key) = (walk.run.token(), self.order_key(walk));
         let (delay, life) = (self.rng.range(1, 10), self.processes[pid].life);
-        self.after(delay, Ev::Order { pid, life, walk: id, key, execution: execution, token });
+        self.after(delay, Ev::Order { pid, life, walk: id, key, execution, token });
         self.timer(pid, 60, Timer::OrderLost(id));
         Ok(())
     }
