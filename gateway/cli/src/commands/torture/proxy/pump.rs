@@ -117,6 +117,8 @@ impl Pump {
             let next = self.queue.front().map(|(due, _)| *due).into_iter().chain(self.later.iter().map(|(due, _)| *due)).min();
             let mut buffer = Vec::new();
             tokio::select! {
+                // What is read after the gate was set goes by what it was set to.
+                biased;
                 changed = self.state.changed() => {
                     if changed.is_err() {
                         return End::Closed;
