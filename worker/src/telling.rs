@@ -15,7 +15,7 @@ use crate::flight::Flight;
 /// Held events leave once there are so many bytes of them: large outputs do not wait for each other.
 const HELD_BYTES_MAX: usize = 64 << 10;
 /// What most tasks have to tell at once: written without growing.
-const HELD_BYTES: usize = 2048;
+const HELD_BYTES: usize = 4096;
 /// Nothing is held for longer while the nodes go on: who watches sees them live.
 const HELD_FOR: Duration = Duration::from_millis(5);
 /// A write that was not answered within this time may be lost, with its connection or its leader.

@@ -180,7 +180,7 @@ pub struct AccessEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<serde_json::Value>,
     /// Refusals like this one since the last entry that were not put on record one by one.
-    #[serde(default, skip_serializing_if = "crate::json::is_default")]
+    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
     pub more: u64,
     /// The gateway that wrote it.
     pub gateway: String,

@@ -190,11 +190,11 @@ pub fn look_up<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
 
 impl Definition {
     /// A workflow of those nodes, and nothing else.
-    pub fn new(id: impl Into<String>, version: impl Into<String>, nodes: Vec<NodeDef>) -> Self {
+    pub fn new(id: impl Into<SmolStr>, version: impl Into<SmolStr>, nodes: Vec<NodeDef>) -> Self {
         Self {
-            id: id.into().into(),
+            id: id.into(),
             name: "".into(),
-            version: version.into().into(),
+            version: version.into(),
             description: String::new(),
             bot_id: "".into(),
             strategy_id: "".into(),
@@ -216,13 +216,13 @@ impl Definition {
 
 impl NodeDef {
     /// A node of that id and type, and nothing else.
-    pub fn new(id: impl Into<String>, kind: impl Into<String>) -> Self {
+    pub fn new(id: impl Into<SmolStr>, kind: impl Into<SmolStr>) -> Self {
         Self {
-            id: id.into().into(),
+            id: id.into(),
             name: "".into(),
             category: "".into(),
-            kind: kind.into().into(),
-            params: serde_json::Map::new().into(),
+            kind: kind.into(),
+            params: Arc::default(),
             inputs: BTreeMap::new(),
             depends_on: Vec::new(),
             effect: None,
@@ -236,7 +236,7 @@ impl NodeDef {
         }
     }
     /// The name for people.
-    pub fn title(&self) -> &str {
+    pub fn title(&self) -> &SmolStr {
         if self.name.is_empty() { &self.id } else { &self.name }
     }
 }

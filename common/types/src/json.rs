@@ -85,14 +85,17 @@ pub fn last_line(body: &[u8]) -> &[u8] {
     lines(body).next_back().unwrap_or_default()
 }
 
-/// Whether a value need not be written, for `skip_serializing_if`.
-pub(crate) fn is_default<T: Default + PartialEq>(n: &T) -> bool {
+/// Whether a number need not be written, for `skip_serializing_if`.
+pub(crate) fn is_zero<T: Default + PartialEq>(n: &T) -> bool {
     *n == T::default()
 }
 
-/// The same of an object.
-pub(crate) fn is_empty(map: &Arc<Map<String, Value>>) -> bool {
-    map.is_empty()
+/// The same of a map that is shared.
+pub(crate) fn is_empty<T>(map: &Arc<T>) -> bool
+where
+    for<'m> &'m T: IntoIterator,
+{
+    (&**map).into_iter().next().is_none()
 }
 
 /// Reads a value from an object alone, for `deserialize_with`. Derived code takes a list as well, field by field, and

@@ -116,10 +116,10 @@ pub struct Record {
     /// Nodes completed, as of this record.
     pub nodes_completed: u32,
     /// Nodes that failed and whose `on_error` let the execution go on, once ended.
-    #[serde(default, skip_serializing_if = "crate::json::is_default")]
+    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
     pub nodes_failed: u32,
     /// Nodes skipped because of them, once ended.
-    #[serde(default, skip_serializing_if = "crate::json::is_default")]
+    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
     pub nodes_skipped: u32,
     /// When it was accepted.
     pub started_at: Timestamp,
@@ -140,7 +140,7 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notify: Option<SmolStr>,
     /// Outputs by node, once ended.
-    #[serde(default, skip_serializing_if = "no_results")]
+    #[serde(default, skip_serializing_if = "crate::json::is_empty")]
     pub results: Results,
     /// True if `results` would have been too large; read them from the `node_completed` events.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -192,7 +192,7 @@ pub struct Outcome {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_type: Option<String>,
     /// Nodes that failed and whose `on_error` let the execution go on.
-    #[serde(default, skip_serializing_if = "crate::json::is_default")]
+    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
     pub nodes_failed: u32,
     /// The first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -203,10 +203,6 @@ pub struct Outcome {
     /// Nodes of whose side effects nobody knows whether they happened.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unknown_nodes: Vec<UnknownNode>,
-}
-
-fn no_results(results: &Results) -> bool {
-    results.is_empty()
 }
 
 impl From<&Record> for Outcome {

@@ -48,7 +48,7 @@ pub struct Task {
     #[serde(default = "abort")]
     pub on_halt: Option<OnHalt>,
     /// Where the log stood when this task was found to have got lost and was emitted again; 0 if it was not.
-    #[serde(default, skip_serializing_if = "crate::json::is_default")]
+    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
     pub repair: u64,
     /// The nodes, in order; at least one.
     pub nodes: Vec<TaskNode>,
@@ -175,7 +175,7 @@ pub struct TaskNode {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fixed_at: Option<Timestamp>,
     /// How often it was read again.
-    #[serde(default, skip_serializing_if = "crate::json::is_default")]
+    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
     pub readings: u32,
     /// How long one attempt may run.
     pub timeout_ms: u64,

@@ -114,7 +114,7 @@ impl Execution {
         let def = self.plan.def(i);
         let mut event = Event::new(EventType::NodeSkipped, event_id::node_skipped(self.id(), &def.id), &self.record.correlation, self.at);
         event.node_id = Some(def.id.clone());
-        event.node_name = Some(def.title().into());
+        event.node_name = Some(def.title().clone());
         event.node_category = Some(def.category.clone());
         event.reason = Some(format!("it depends on node `{}`, which failed", self.plan.def(cause).id));
         event
@@ -175,7 +175,7 @@ impl Execution {
             max_input_age_ms: def.max_input_age.map(|age| age.0),
             inputs_at: def.max_input_age.and_then(|_| def.inputs.values().filter_map(at).min()),
             id: def.id.clone(),
-            name: def.title().into(),
+            name: def.title().clone(),
             category: def.category.clone(),
             kind: def.kind.clone(),
             effect: self.plan.node(i).effect,

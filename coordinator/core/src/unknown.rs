@@ -107,7 +107,7 @@ impl Execution {
         let id = event_id::node_result(self.id(), &def.id);
         let mut event = Event::new(kind, id, &self.record.correlation, command.timestamp);
         event.node_id = Some(def.id.clone());
-        event.node_name = Some(def.title().into());
+        event.node_name = Some(def.title().clone());
         event.node_category = Some(def.category.clone());
         event.attempt = self.unknown.get(&i).map(|u| u.attempt);
         event.by = Some(command.by.clone()).filter(|by| !by.is_empty());

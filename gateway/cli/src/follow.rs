@@ -73,13 +73,13 @@ pub async fn follow(client: &Client, definition: &Definition, id: &str, limit: D
 
 enum View {
     Json,
-    Lines(HashMap<SmolStr, String>),
+    Lines(HashMap<SmolStr, SmolStr>),
     List { rows: Vec<Row>, drawn: bool },
 }
 
 struct Row {
     id: SmolStr,
-    title: String,
+    title: SmolStr,
     kind: SmolStr,
     state: String,
 }
@@ -90,11 +90,11 @@ impl View {
             return Self::Json;
         }
         if !output::is_terminal() || definition.nodes.len() > LIST_NODES_MAX {
-            return Self::Lines(definition.nodes.iter().map(|n| (n.id.clone(), n.title().to_owned())).collect());
+            return Self::Lines(definition.nodes.iter().map(|n| (n.id.clone(), n.title().clone())).collect());
         }
         let rows = definition.nodes.iter().map(|n| Row {
             id: n.id.clone(),
-            title: n.title().to_owned(),
+            title: n.title().clone(),
             kind: n.kind.clone(),
             state: "waiting".into(),
         });
@@ -105,7 +105,7 @@ impl View {
         match self {
             Self::Json => output::json(event),
             Self::Lines(titles) => {
-                let title = |id| titles.get(id).map_or("", String::as_str);
+                let title = |id| titles.get(id).map_or("", SmolStr::as_str);
                 let node = event.node_id.as_ref().map(|id| format!(" {}", title(id))).unwrap_or_default();
                 output::line(format_args!("{} {}{node}{}", event.timestamp, event.kind.as_str(), details(event)));
             }

@@ -25,7 +25,7 @@ pub struct Lease {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open: Vec<OpenEffect>,
     /// How many more are open.
-    #[serde(default, skip_serializing_if = "crate::json::is_default")]
+    #[serde(default, skip_serializing_if = "crate::json::is_zero")]
     pub more: u64,
     /// The worker has left with nothing open: it starts nothing any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

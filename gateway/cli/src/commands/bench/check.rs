@@ -11,7 +11,7 @@ use haltline_client::Client;
 use haltline_common::{
     js,
     tail::{Item, Options, Start, Tail},
-    types::{Names, event::Event, json, record::Record},
+    types::{Names, SmolStr, event::Event, json, record::Record},
 };
 
 /// Nothing for this long while reading back is a failure.
@@ -51,7 +51,7 @@ async fn each(client: &Client, stream: String, mut visit: impl FnMut(&[u8])) -> 
 
 /// What is missing of `executions` executions with `nodes` nodes each.
 pub async fn read_back(client: &Client, executions: usize, nodes: usize) -> anyhow::Result<Vec<String>> {
-    let mut events: HashMap<String, (u32, Option<u32>, u32)> = HashMap::new();
+    let mut events: HashMap<SmolStr, (u32, Option<u32>, u32)> = HashMap::new();
     let mut ids = HashSet::new();
     let mut repeated = 0;
     each(client, client.link().names.events_stream(), |payload| {
@@ -63,7 +63,7 @@ pub async fn read_back(client: &Client, executions: usize, nodes: usize) -> anyh
                 repeated += 1;
                 continue;
             }
-            let seen = events.entry(e.execution_id.to_string()).or_default();
+            let seen = events.entry(e.execution_id).or_default();
             seen.0 += 1;
             if e.kind.is_terminal() {
                 seen.1 = e.event_count;
