@@ -42,6 +42,8 @@ pub enum Once {
     Harmless,
     /// An id by which the server drops repeats.
     Id(String),
+    /// The same, and there must be nothing on its subject yet: a repeat of what was stored is a conflict.
+    First(String),
     /// A compare-and-swap: the subject's last sequence must be this; 0 means there must be none.
     Swap(u64),
 }
@@ -66,6 +68,10 @@ impl Write {
     /// A message with an id by which the server drops repeats.
     pub fn with_id(subject: String, id: impl Into<String>, payload: impl Into<Bytes>) -> Self {
         Self { subject: subject.into(), once: Once::Id(id.into()), headers: HeaderMap::new(), payload: payload.into() }
+    }
+    /// A message with an id, which must be the first on its subject.
+    pub fn first(subject: String, id: impl Into<String>, payload: impl Into<Bytes>) -> Self {
+        Self { once: Once::First(id.into()), ..Self::with_id(subject, String::new(), payload) }
     }
     /// A compare-and-swap of a subject: `revision` 0 means there must be none.
     pub fn swap(subject: String, revision: u64, payload: impl Into<Bytes>) -> Self {
@@ -386,8 +392,12 @@ async fn publish(link: &Link, prefix: &str, n: u64, place: Option<Place>, write:
     let mut headers = write.headers.clone();
     match &write.once {
         Once::Harmless => {}
-        Once::Id(_) if planted(Bug::NoMessageId) => {}
+        Once::Id(_) | Once::First(_) if planted(Bug::NoMessageId) => {}
         Once::Id(id) => headers.insert(header::NATS_MESSAGE_ID, id.as_str()),
+        Once::First(id) => {
+            headers.insert(header::NATS_MESSAGE_ID, id.as_str());
+            headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+        }
         Once::Swap(revision) => headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string()),
     }
     let mut reply = place.is_none().then(|| format!("{prefix}.{n}"));

@@ -55,6 +55,10 @@ pub fn message(names: &Names, body: &Body, keep: Option<Duration>) -> Write {
             });
             Write::with_id(names.note(&event.execution_id), event.id.as_str(), json(event))
         }
+        Body::Start(event) => {
+            fault::point("coordinator.started");
+            Write::first(names.input(&event.execution_id), event.id.as_str(), json(event))
+        }
         Body::Task(task) => {
             fault::point("coordinator.task");
             let kind = task.nodes.first().map_or("", |n| n.kind.as_str());

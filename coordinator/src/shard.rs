@@ -6,9 +6,13 @@ use haltline_common::{
     Link, clock, metrics,
     planted::{Bug, planted},
     tail::{Item, Tail},
-    types::{Names, event::Event, json},
+    types::{
+        Names,
+        event::{Event, EventType},
+        json,
+    },
 };
-use haltline_core::{Engine, Limits, LogMessage};
+use haltline_core::{Beside, Engine, Limits, LogMessage};
 use tokio_util::sync::CancellationToken;
 
 use crate::{checkpoint::Checkpoint, inputs};
@@ -85,11 +89,21 @@ impl Shard {
             Item::Message(m) => {
                 self.reached = m.seq;
                 metrics::INPUT_LAG.set(m.pending);
+                let mut beside = Beside::default();
                 let message = if Names::is_command(&m.subject) {
                     serde_json::from_slice(&m.payload).map(LogMessage::Command)
                 } else {
-                    // What was told in the same message comes before it and changes nothing.
-                    serde_json::from_slice::<Event>(json::last_line(&m.payload)).map(|mut e| {
+                    // The last one before the end: what was told in the same message before it changes nothing.
+                    let mut lines = json::lines(&m.payload);
+                    let mut last = lines.next_back().unwrap_or_default();
+                    if Event::kind_of(last).is_some_and(EventType::is_terminal)
+                        && let Some(before) = lines.next_back()
+                    {
+                        (last, beside.end) = (before, true);
+                    }
+                    let first = lines.next().unwrap_or(last);
+                    beside.start = Event::kind_of(first) == Some(EventType::ExecutionStarted);
+                    serde_json::from_slice::<Event>(last).map(|mut e| {
                         if planted(Bug::TokenUnchecked) {
                             e.token = None;
                         }
@@ -97,7 +111,7 @@ impl Shard {
                     })
                 };
                 match message {
-                    Ok(message) => self.engine.log_message(m.seq, message),
+                    Ok(message) => self.engine.log_message(m.seq, message, beside),
                     // Not written by us: it can change nothing.
                     Err(e) => tracing::error!(seq = m.seq, subject = %m.subject, error = %e, "malformed message in the log; ignored"),
                 }

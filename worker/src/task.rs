@@ -11,7 +11,7 @@ use std::{
 use async_nats::{Message, Subject};
 use haltline_common::{
     clock, fault, history, metrics,
-    outbox::{AGAIN, Write},
+    outbox::{AGAIN, Write, WriteError},
     planted::{Bug, planted},
     retry::{self, Reconnect},
     tail::Meta,
@@ -19,9 +19,9 @@ use haltline_common::{
         control::{Gate, OnHalt},
         definition::RetryPolicy,
         event::{Event, EventType},
-        payload,
+        json, payload,
         risk::Noted,
-        task::Task,
+        task::{Task, WHOLE_VERSION},
     },
 };
 use haltline_core::{After, Delivery, LogMessage, Next, NodeOutcome, TaskRun};
@@ -88,7 +88,7 @@ pub async fn run(flight: Arc<Flight>, message: Message) {
             return;
         }
     };
-    if task.nodes.is_empty() || task.v > haltline_common::types::WIRE_VERSION {
+    if task.nodes.is_empty() || task.v > WHOLE_VERSION {
         tracing::error!(task_id = task.task_id, v = task.v, "task of an unknown version: handed back");
         let _ = flight.link.client.publish(reply, r#"-NAK {"delay":5000000000}"#.into()).await;
         return;
@@ -105,8 +105,8 @@ pub async fn run(flight: Arc<Flight>, message: Message) {
     let again = sent_again || flight.arrivals.doubts(&flight.link, meta.stream_seq, waited);
     let delivery = Delivery { deliveries: meta.deliveries, again, walk: entered.id() };
     let run = TaskRun::new(task, &flight.worker_id, delivery);
-    let note = flight.link.names.note(&run.task().correlation.execution_id);
-    let mut walk = Walk { flight, entered, run, reply, note, telling: Telling::default(), asked: 0 };
+    let telling = Telling::new(&flight.link.names, &run.task().correlation.execution_id);
+    let mut walk = Walk { flight, entered, run, reply, telling, asked: 0 };
     let left = walk.walk().await;
     walk.leave(left).await;
 }
@@ -117,8 +117,6 @@ struct Walk {
     run: TaskRun,
     /// Where the server hears what became of the delivery.
     reply: Subject,
-    /// Subject of events that only tell.
-    note: String,
     telling: Telling,
     /// How often someone was asked what the node that is next did.
     asked: u32,
@@ -161,6 +159,7 @@ impl Walk {
 
     /// Node after node, until the task ends or has to be left.
     async fn go_on(&mut self) -> Result<Left, NotStored> {
+        self.telling.begin_with(self.run.start());
         let mut waiting_since = None;
         loop {
             if !self.entered.is_held() {
@@ -202,7 +201,7 @@ impl Walk {
                 Next::Wait(why) => {
                     waiting_since.get_or_insert_with(Instant::now);
                     tracing::debug!(task_id = self.run.task().task_id, why, "waiting for the control flag");
-                    self.telling.leave(&self.flight, &self.note).await?;
+                    self.telling.leave(&self.flight).await?;
                     tokio::select! {
                         () = self.flight.draining.cancelled() => return self.hand_back().await,
                         () = tokio::time::sleep(LOOK_AGAIN) => {}
@@ -229,7 +228,7 @@ impl Walk {
                     }
                     if self.next_acts() {
                         // What it does outside must not be in the log before its start.
-                        self.telling.leave(&self.flight, &self.note).await?;
+                        self.telling.leave(&self.flight).await?;
                         if self.flight.arrivals.is_replicated() {
                             self.telling.confirm().await?;
                         }
@@ -260,7 +259,7 @@ impl Walk {
                                 () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
                             }
                         }
-                        Step::Again => self.telling.leave(&self.flight, &self.note).await?,
+                        Step::Again => self.telling.leave(&self.flight).await?,
                         Step::GivenUp => return self.hand_back().await,
                         Step::Lost => return Err(NotStored),
                         Step::Stale => return Ok(Left::Abandoned(OVERTAKEN)),
@@ -277,7 +276,7 @@ impl Walk {
 
     /// Waits until all that was told is stored.
     async fn settle(&mut self) -> Result<(), NotStored> {
-        self.telling.leave(&self.flight, &self.note).await?;
+        self.telling.leave(&self.flight).await?;
         self.telling.confirm().await
     }
 
@@ -301,7 +300,11 @@ impl Walk {
                 if since.elapsed() > BEGIN_WITHIN {
                     return Err(Left::HandedBack);
                 }
-                tokio::time::sleep(LOOK_AGAIN).await;
+                match self.run.missing_start() {
+                    // Whoever had it before told nothing. One that does now is overtaken, and goes on without the start.
+                    Some(start) => self.begin(&start).await?,
+                    None => tokio::time::sleep(LOOK_AGAIN).await,
+                }
                 continue;
             }
             if !self.run.must_claim() || planted(Bug::LateResult) {
@@ -322,6 +325,20 @@ impl Walk {
             if let Err(e) = self.flight.publisher.write(Write::with_id(subject, command.message_id(), body)).await {
                 tracing::error!(error = %e, "a claim could not be stored");
                 return Err(Left::Abandoned(NOT_STORED));
+            }
+        }
+    }
+
+    /// Tells the execution's first event, unless someone else has by now.
+    async fn begin(&self, start: &Event) -> Result<(), Left> {
+        let mut line = Vec::new();
+        json::append(&mut line, start);
+        let write = Write::first(self.flight.link.names.input(&start.execution_id), start.id.as_str(), line);
+        match self.flight.publisher.write(write).await {
+            Ok(_) | Err(WriteError::Conflict(_)) => Ok(()),
+            Err(e) => {
+                tracing::error!(error = %e, "the start of an execution could not be stored");
+                Err(Left::Abandoned(NOT_STORED))
             }
         }
     }
@@ -385,7 +402,7 @@ impl Walk {
         let until = Until { cancel: &cancel, deadline };
         // Its room is taken until the attempt is over.
         let (inputs, _room) = if inputs.values().any(payload::is_marked) {
-            self.telling.leave(&self.flight, &self.note).await?;
+            self.telling.leave(&self.flight).await?;
             match Box::pin(flight.payloads.whole(&execution_id, inputs, &until)).await {
                 Ok(whole) => whole,
                 Err(outcome) => return Ok(self.step(node, outcome, 0.0, Vec::new())),
@@ -398,7 +415,7 @@ impl Walk {
             match futures_util::poll!(&mut running) {
                 Poll::Ready(ended) => ended,
                 Poll::Pending => {
-                    self.telling.leave(&self.flight, &self.note).await?;
+                    self.telling.leave(&self.flight).await?;
                     running.await
                 }
             }
@@ -418,7 +435,7 @@ impl Walk {
         };
         let outcome = match outcome {
             NodeOutcome::Completed(outputs) if payloads::must_put_away(&outputs) => {
-                self.telling.leave(&self.flight, &self.note).await?;
+                self.telling.leave(&self.flight).await?;
                 Box::pin(flight.payloads.put_away(&execution_id, outputs, &until)).await.map_or_else(|ended| ended, NodeOutcome::Completed)
             }
             other => other,
@@ -463,8 +480,12 @@ impl Walk {
         for event in &events {
             self.tell(event).await?;
         }
-        let input = self.flight.link.names.input(&self.run.task().correlation.execution_id);
-        self.telling.leave(&self.flight, &input).await?;
+        if self.telling.opens()
+            && let Some(end) = events.last().and_then(|last| self.run.end(last))
+        {
+            self.telling.hold_end(&end);
+        }
+        self.telling.decide(&self.flight).await?;
         self.telling.confirm().await?;
         // Whoever has the task by now acknowledges it: this result may be void.
         Ok(if self.entered.is_held() { Left::Done } else { Left::Abandoned(STALLED) })
@@ -483,7 +504,7 @@ impl Walk {
             // As under a claim; or the server would drop one of the two as a repeat.
             id = format!("{id}@{}", self.run.token());
         }
-        self.telling.hold(&self.flight, &self.note, event, id).await
+        self.telling.hold(&self.flight, event, id).await
     }
 
     async fn leave(&self, left: Left) {

@@ -292,6 +292,29 @@ pub struct Correlation {
 }
 
 impl Event {
+    /// `execution_started`: the first event of an execution.
+    pub fn started(c: &Correlation, at: Timestamp, node_count: u32, workflow_version: &SmolStr, traceparent: &str) -> Self {
+        let mut event = Self::new(EventType::ExecutionStarted, event_id::started(&c.execution_id), c, at);
+        event.node_count = Some(node_count);
+        event.workflow_version = Some(workflow_version.clone());
+        event.traceparent = Some(traceparent.to_owned());
+        event
+    }
+
+    /// What the event in a line of the log tells; none for what is no event.
+    pub fn kind_of(line: &[u8]) -> Option<EventType> {
+        #[derive(Deserialize)]
+        struct Kind {
+            #[serde(rename = "type")]
+            kind: EventType,
+        }
+        // As it is written here it begins with it; the rest need not be looked at.
+        let word = line.strip_prefix(br#"{"type":"#).and_then(|rest| rest.get(..=1 + rest.iter().skip(1).position(|b| *b == b'"')?));
+        match word.map(serde_json::from_slice::<EventType>) {
+            Some(Ok(kind)) => Some(kind),
+            _ => serde_json::from_slice::<Kind>(line).ok().map(|k| k.kind),
+        }
+    }
     /// An event of an execution with nothing but the common fields.
     pub fn new(kind: EventType, id: String, c: &Correlation, timestamp: Timestamp) -> Self {
         Self {

@@ -80,11 +80,6 @@ pub fn lines(body: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
 }
 
-/// The last line: what a message of the log that is an input says.
-pub fn last_line(body: &[u8]) -> &[u8] {
-    lines(body).next_back().unwrap_or_default()
-}
-
 /// Whether a number need not be written, for `skip_serializing_if`.
 pub(crate) fn is_zero<T: Default + PartialEq>(n: &T) -> bool {
     *n == T::default()
@@ -148,6 +143,5 @@ mod tests {
         assert_eq!(read("{}"), ["{}"]);
         assert_eq!(read("{\"a\":\"x\\ny\"}\n{}\n"), ["{\"a\":\"x\\ny\"}", "{}"]);
         assert!(read("").is_empty());
-        assert_eq!((last_line(b"1\n2"), last_line(b"3"), last_line(b"")), (&b"2"[..], &b"3"[..], &b""[..]));
     }
 }

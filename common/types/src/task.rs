@@ -9,11 +9,15 @@ use serde_json::{Map, Value};
 use smol_str::SmolStr;
 
 use crate::{
-    Effect, Timestamp,
+    Effect, Timestamp, WIRE_VERSION,
     control::{OnHalt, Place},
     definition::RetryPolicy,
-    event::Correlation,
+    event::{Correlation, Event},
 };
+
+/// Version of a task's shape that is the whole execution ([`Task::whole`]): a worker that does not know how to tell
+/// the start hands it back.
+pub const WHOLE_VERSION: u32 = WIRE_VERSION + 1;
 
 /// A task message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,6 +54,10 @@ pub struct Task {
     /// Where the log stood when this task was found to have got lost and was emitted again; 0 if it was not.
     #[serde(default, skip_serializing_if = "crate::json::is_zero")]
     pub repair: u64,
+    /// It is the whole execution, and nobody has told its start: the worker does, with its own first events, and
+    /// its end if every node completes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
     /// The nodes, in order; at least one.
     pub nodes: Vec<TaskNode>,
 }
@@ -78,6 +86,8 @@ struct Flat {
     on_halt: Option<OnHalt>,
     #[serde(default)]
     repair: u64,
+    #[serde(default)]
+    whole: bool,
     nodes: Vec<TaskNode>,
 }
 
@@ -102,6 +112,7 @@ impl From<Flat> for Task {
             recovered: t.recovered,
             on_halt: t.on_halt,
             repair: t.repair,
+            whole: t.whole,
             nodes: t.nodes,
         }
     }
@@ -123,6 +134,17 @@ impl Task {
             }
             None => place,
         }
+    }
+
+    /// Says whether it is the whole execution; see [`Task::whole`].
+    pub fn set_whole(&mut self, whole: bool) {
+        self.whole = whole;
+        self.v = if whole { WHOLE_VERSION } else { WIRE_VERSION };
+    }
+
+    /// The execution's first event, of a task that is the whole of it.
+    pub fn start(&self) -> Event {
+        Event::started(&self.correlation, self.created_at, self.nodes.len() as u32, &self.workflow_version, &self.traceparent)
     }
 
     /// Its `Nats-Msg-Id`: one that is emitted again because it got lost is not a repeat.

@@ -1,7 +1,7 @@
 //! An execution's state and its one mutator, used live and in recovery alike.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -138,6 +138,8 @@ pub struct Execution {
     /// Events that no worker tells, to be emitted.
     pub(crate) notes: Vec<Event>,
     pub(crate) claims: Claims,
+    /// Tasks, by their first node, whose walk ended before a node that another walk has claimed.
+    taken_over: BTreeSet<u32>,
     pub(crate) stop: Option<Stop>,
     pub(crate) ended: bool,
     /// When each node that is done ended.
@@ -182,6 +184,7 @@ impl Execution {
             rounds: BTreeMap::new(),
             notes: Vec::new(),
             claims: Claims::default(),
+            taken_over: BTreeSet::new(),
             stop: None,
             ended: false,
             at,
@@ -254,6 +257,11 @@ impl Execution {
         }
         self.at = self.at.max(event.timestamp);
         let taken_over = self.is_taken_over(i, event);
+        if let NodeState::InTask(head) = self.nodes[i as usize]
+            && taken_over
+        {
+            self.taken_over.insert(head);
+        }
         let told = event.task_events.unwrap_or(1);
         let counted = self.counted.entry((head, self.round_of(head, event))).or_default();
         self.events += told.saturating_sub(*counted);
@@ -324,13 +332,12 @@ impl Execution {
     /// Whether this ends a task of a stopped execution before a node that another walk of the same task has
     /// claimed: that one goes on, and ends it.
     ///
-    /// Only of an execution that ends without a worker which does not answer. Any other dispatches what is left
-    /// anew, and the claim is met there.
+    /// Any other execution dispatches what is left anew, and the claim is met there.
     fn is_taken_over(&self, i: u32, event: &Event) -> bool {
         let (Some(token), Some(next)) = (event.token, self.plan.node(i).chain_next) else { return false };
         let same_task = matches!(self.nodes[i as usize], NodeState::InTask(_)) && self.nodes[i as usize] == self.nodes[next as usize];
         let claimed = self.claims.standing(&self.plan.def(next).id).is_some_and(|(claimed, _)| token < claimed);
-        same_task && claimed && event.kind == EventType::NodeCompleted && self.can_be_abandoned()
+        same_task && claimed && event.kind == EventType::NodeCompleted && self.stop.is_some()
     }
 
     /// The round of the task at `head` that an event is of: that of its token, which a claim may have raised.
@@ -340,7 +347,7 @@ impl Execution {
     }
 
     fn abandon(&mut self, at: Timestamp, by_workers: u32) -> Applied {
-        // Of a halt and a failure, tasks that run go on to their end.
+        // Of a halt and a failure, tasks that run go on to their end, as far as the queue has them.
         if !self.can_be_abandoned() {
             return Applied::Ignored;
         }
@@ -364,9 +371,11 @@ impl Execution {
         }
     }
 
-    /// Whether it was stopped in a way that running nodes are to obey at once, and some have not.
+    /// Whether it was stopped in a way that running nodes are to obey at once, and some have not; or waits for a walk
+    /// whose task is not in the queue any more, so that nobody would go on with it.
     pub(crate) fn can_be_abandoned(&self) -> bool {
-        !self.ended && self.outstanding > 0 && matches!(self.stop, Some(Stop::Cancelled { .. } | Stop::TimedOut))
+        let obeyed = matches!(self.stop, Some(Stop::Cancelled { .. } | Stop::TimedOut));
+        !self.ended && self.outstanding > 0 && (obeyed || !self.taken_over.is_empty())
     }
 
     fn apply_command(&mut self, command: &Command) -> Applied {
@@ -400,6 +409,7 @@ impl Execution {
     /// The task that began at `head` is over: its nodes wait again, until results say otherwise.
     fn leave_task(&mut self, head: u32) {
         self.outstanding -= 1;
+        self.taken_over.remove(&head);
         let mut at = Some(head);
         while let Some(i) = at {
             at = self.plan.node(i).chain_next;

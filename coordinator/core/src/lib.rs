@@ -16,7 +16,7 @@ mod task_run;
 mod unknown;
 
 pub use effects::{Intent, Settled};
-pub use engine::{Body, Engine, Guard, Limits, Loaded, LogMessage, Out, WriteId};
+pub use engine::{Beside, Body, Engine, Guard, Limits, Loaded, LogMessage, Out, WriteId};
 pub use execution::{Applied, Execution, Input};
 pub use floor::{Floor, Known};
 pub use outputs::Output;

@@ -4,15 +4,15 @@
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use haltline_types::{
-    Timestamp,
+    SmolStr, Timestamp,
     control::{Gate, Place},
     definition::{InputRef, look_up},
-    event::{Event, EventType, event_id},
+    event::{Correlation, Event, EventType, event_id},
     ids::traceparent,
     json,
     limits::{ID_BYTES_MAX, RELEASED_TASKS_MAX, RESULTS_BYTES_MAX, TASK_INPUT_BYTES_MAX},
     payload::PayloadRef,
-    record::{Record, Results, Status},
+    record::{Outputs, Record, Results, Status},
     task::{Task, TaskInput, TaskNode, task_id, token},
 };
 use serde_json::{Map, Value};
@@ -36,11 +36,7 @@ impl Execution {
     /// `execution_started`: the first event.
     pub fn started_event(&self) -> Event {
         let r = &self.record;
-        let mut event = Event::new(EventType::ExecutionStarted, event_id::started(self.id()), &r.correlation, r.started_at);
-        event.node_count = Some(r.node_count);
-        event.workflow_version = Some(r.workflow_version.clone());
-        event.traceparent = Some(traceparent(self.id()));
-        event
+        Event::started(&r.correlation, r.started_at, r.node_count, &r.workflow_version, &traceparent(self.id()))
     }
 
     /// Whether there is anything that only an open gate lets out.
@@ -140,8 +136,9 @@ impl Execution {
         let rest = segments && self.plan.node(head).deps.iter().any(|d| self.plan.node(*d).chain_next == Some(head));
         // A node that is repeated takes up counting where it was, and its token is above all before it.
         let attempt = self.rounds.get(&head).copied().unwrap_or(1);
+        let whole = chain.len() == self.nodes.len() && attempt == 1;
         let r = &self.record;
-        Task {
+        let mut task = Task {
             v: haltline_types::WIRE_VERSION,
             task_id: task_id(self.id(), &self.plan.def(head).id, attempt),
             correlation: r.correlation.clone(),
@@ -155,8 +152,11 @@ impl Execution {
             recovered: rest,
             on_halt: self.plan.on_halt(),
             repair: 0,
+            whole: false,
             nodes,
-        }
+        };
+        task.set_whole(whole);
+        task
     }
 
     fn task_node(&self, i: u32, chain: &[u32], budget: &mut usize) -> TaskNode {
@@ -231,16 +231,10 @@ impl Execution {
             Some(Stop::Halted(_)) => (EventType::ExecutionHalted, Status::Halted),
             Some(Stop::Cancelled { .. }) => (EventType::ExecutionCancelled, Status::Cancelled),
         };
-        let mut event = Event::new(kind, event_id::ended(self.id()), &r.correlation, self.at);
-        let mut record = r.clone();
-        let count = self.events + 1;
-        let duration_ms = self.at.millis_since(r.started_at) as f64;
         let (results, omitted) = self.results();
-        event.duration_ms = Some(duration_ms);
-        event.status = Some(status.as_str().into());
-        event.event_count = Some(count);
-        event.results = Some(results.clone());
-        event.results_omitted = omitted;
+        let times = (r.started_at, self.at);
+        let mut event = terminal_event(kind, status, &r.correlation, times, self.events, (results.clone(), omitted));
+        let mut record = r.clone();
         event.errors = self.errors.clone();
         record.status = status;
         record.nodes_completed = self.completed;
@@ -248,10 +242,10 @@ impl Execution {
         record.nodes_skipped = self.skipped;
         record.errors = self.errors.clone();
         record.finished_at = Some(self.at);
-        record.duration_ms = Some(duration_ms);
+        record.duration_ms = event.duration_ms;
         record.results = results;
         record.results_omitted = omitted;
-        record.event_count = Some(count);
+        record.event_count = event.event_count;
         event.unknown_nodes = self.unknown_nodes();
         record.unknown_nodes = event.unknown_nodes.clone();
         match &self.stop {
@@ -366,28 +360,52 @@ impl Execution {
         event
     }
 
-    /// Outputs by node, unless they are too large for one message.
     fn results(&self) -> (Results, bool) {
-        let mut results = BTreeMap::new();
         // Beside them the record has to hold these.
-        let mut bytes = json::size(&self.unknown_nodes());
-        // Of nearly all executions bounds tell that they fit, without writing anything.
-        let done = |state: &NodeState| if let NodeState::Done(outputs) = state { json::bound(outputs) + ID_BYTES_MAX + 8 } else { 0 };
-        let fits = self.nodes.iter().map(done).fold(bytes, usize::saturating_add) <= RESULTS_BYTES_MAX;
-        for (i, state) in self.nodes.iter().enumerate() {
-            if let NodeState::Done(outputs) = state {
-                let def = self.plan.def(i as u32);
-                if !fits {
-                    bytes += def.id.len() + 8 + json::size(outputs);
-                    if bytes > RESULTS_BYTES_MAX {
-                        return (Arc::default(), true);
-                    }
-                }
-                results.insert(def.id.clone(), outputs.clone());
+        let beside = if self.unknown.is_empty() { 0 } else { json::size(&self.unknown_nodes()) };
+        let done = self.nodes.iter().enumerate().filter_map(|(i, state)| match state {
+            NodeState::Done(outputs) => Some((&self.plan.def(i as u32).id, outputs)),
+            _ => None,
+        });
+        results_of(done, beside)
+    }
+}
+
+/// Outputs by node, unless they and what is `beside` them are too large for one message.
+pub(crate) fn results_of<'n>(done: impl Iterator<Item = (&'n SmolStr, &'n Outputs)> + Clone, beside: usize) -> (Results, bool) {
+    // Of nearly all executions bounds tell that they fit, without writing anything.
+    let bounds = done.clone().map(|(_, outputs)| json::bound(outputs) + ID_BYTES_MAX + 8);
+    let fits = bounds.fold(beside, usize::saturating_add) <= RESULTS_BYTES_MAX;
+    let mut bytes = beside;
+    let mut results = BTreeMap::new();
+    for (id, outputs) in done {
+        if !fits {
+            bytes += id.len() + 8 + json::size(outputs);
+            if bytes > RESULTS_BYTES_MAX {
+                return (Arc::default(), true);
             }
         }
-        (Arc::new(results), false)
+        results.insert(id.clone(), outputs.clone());
     }
+    (Arc::new(results), false)
+}
+
+/// The terminal event of an execution that has `before` events without it.
+pub(crate) fn terminal_event(
+    kind: EventType,
+    status: Status,
+    c: &Correlation,
+    (started_at, at): (Timestamp, Timestamp),
+    before: u32,
+    (results, omitted): (Results, bool),
+) -> Event {
+    let mut event = Event::new(kind, event_id::ended(&c.execution_id), c, at);
+    event.duration_ms = Some(at.millis_since(started_at) as f64);
+    event.status = Some(status.as_str().into());
+    event.event_count = Some(before + 1);
+    event.results = Some(results);
+    event.results_omitted = omitted;
+    event
 }
 
 /// What is said of an execution whose time is over.

@@ -10,7 +10,7 @@ use haltline_types::{
     event::{Claims, Command, CommandType, Event, EventType, SegmentResult, event_id},
     json,
     limits::{ERROR_BYTES_MAX, OUTPUT_BYTES_MAX, SEGMENT_BYTES_MAX},
-    record::Outputs,
+    record::{Outputs, Status},
     task::{Task, TaskInput, TaskNode, round},
 };
 use serde_json::{Map, Value};
@@ -19,7 +19,7 @@ use crate::{
     effects::{Effects, Intent},
     engine::LogMessage,
     execution::DEADLINE_EXCEEDED,
-    outputs::{deadline_passed, look_up_output},
+    outputs::{deadline_passed, look_up_output, results_of, terminal_event},
 };
 
 /// Error type of a node whose inputs are older than it allows.
@@ -235,6 +235,33 @@ impl TaskRun {
             }
             _ => {}
         }
+    }
+
+    /// The execution's first event, if this walk is to tell it: nobody else can have.
+    pub fn start(&self) -> Option<Event> {
+        (self.task.whole && !self.contested).then(|| self.task.start())
+    }
+
+    /// The execution's first event, if the log that was learned lacks it and this task is the whole execution: whoever
+    /// had it before has told nothing.
+    pub fn missing_start(&self) -> Option<Event> {
+        (self.task.whole && !self.begun).then(|| self.task.start())
+    }
+
+    /// The execution's end, if it follows from `result`, the last event of a task that is the whole of it: that every
+    /// node completed. Only what is stored in one message with the start and before any command is the end; else the
+    /// coordinator decides.
+    pub fn end(&self, result: &Event) -> Option<Event> {
+        let all = result.kind == EventType::NodeCompleted && result.segment.len() + 1 == self.task.nodes.len();
+        if !all || !self.task.whole || self.contested || result.halted.is_some() || self.stopped.is_some() {
+            return None;
+        }
+        let done = self.task.nodes.iter().filter_map(|n| Some((&n.id, self.outputs.get(&n.id)?)));
+        let times = (self.task.created_at, self.task.created_at.max(result.timestamp));
+        // With the start.
+        let before = 1 + result.task_events.unwrap_or(1);
+        let results = results_of(done, 0);
+        Some(terminal_event(EventType::ExecutionCompleted, Status::Completed, &self.task.correlation, times, before, results))
     }
 
     /// Whether the log that was learned has the execution's first event.

@@ -6,22 +6,40 @@ use haltline_types::{
     Timestamp,
     control::Gate,
     error::{ApiError, Code},
-    event::{Command, CommandType},
+    event::{Command, CommandType, event_id},
     record::{Outcome, Status},
     submit::{Accepted, Reply},
 };
 
-use super::{Body, Engine, Live, Loading, LogMessage, Out, Purpose, Slot, WriteId, stuck::Quiet, waiting::Held};
+use super::{Beside, Body, Engine, Live, Loading, LogMessage, Out, Purpose, Slot, WriteId, start::Start, stuck::Quiet, waiting::Held};
 use crate::{
     execution::{Applied, Execution, Input},
     outputs::Output,
 };
 
 impl Engine {
-    /// The next message of the log.
-    pub fn log_message(&mut self, seq: u64, message: LogMessage) {
+    /// The next message of the log: what it decides, and what it tells beside that.
+    pub fn log_message(&mut self, seq: u64, message: LogMessage, beside: Beside) {
         let entry = self.log.open(Some(seq));
         self.read = self.read.max(seq);
+        let of = match &message {
+            LogMessage::Event(e) => &e.execution_id,
+            LogMessage::Command(c) => &c.execution_id,
+        };
+        if let Some(Slot::Live(live)) = self.slots.get_mut(of)
+            && live.start != Start::Told
+        {
+            let of = of.clone();
+            if beside.start {
+                self.start_is_told(&of);
+            } else if let LogMessage::Event(_) = &message
+                && matches!(live.start, Start::ByWorker(_))
+            {
+                // By a worker that does not tell the start: the log has an input now, so nobody else can.
+                let event = live.execution.started_event();
+                self.write_start(&of, Body::Note(Box::new(event)));
+            }
+        }
         let (id, input) = match message {
             // Only what ends a task decides; middle results of a segment come with it.
             LogMessage::Event(e) if e.kind.is_input() && e.task_events.is_some() => (e.execution_id.clone(), Input::Result(e)),
@@ -45,6 +63,9 @@ impl Engine {
                 }
             }
             Some(Slot::Live(live)) => {
+                if beside.end {
+                    live.stored.insert(event_id::ended(&id));
+                }
                 if live.execution.apply(&input) == Applied::Ignored {
                     self.log.close(entry);
                     return;
@@ -53,17 +74,26 @@ impl Engine {
                 live.quiet = Quiet::default();
                 self.set_due(&id);
                 self.advance(&id);
+                if beside.end && matches!(self.slots.get(&id), Some(Slot::Live(live)) if !live.execution.has_ended()) {
+                    // What was told stands, also if it does not follow from what this one knows.
+                    self.reload(&id);
+                }
             }
-            Some(Slot::Creating { inputs, entries, .. }) => {
+            Some(Slot::Creating { inputs, entries, end_told, .. }) => {
                 // Only what another coordinator runs can have inputs before our create is answered.
                 inputs.push((seq, input));
+                *end_told |= beside.end;
                 entries.push(entry);
             }
             Some(Slot::Loading(loading)) => {
                 loading.inputs.push((seq, input));
+                loading.end_told |= beside.end;
                 loading.entries.push(entry);
             }
-            None => self.load(&id, Loading { inputs: vec![(seq, input)], entries: vec![entry], ..Loading::default() }),
+            None => {
+                let inputs = vec![(seq, input)];
+                self.load(&id, Loading { inputs, end_told: beside.end, entries: vec![entry], ..Loading::default() });
+            }
         }
     }
 
@@ -73,6 +103,10 @@ impl Engine {
             None => {}
             Some(Purpose::Create(id)) => self.created(&id, seq),
             Some(Purpose::Output(id)) => self.answered(&id),
+            Some(Purpose::Start(id)) => {
+                self.start_is_told(&id);
+                self.answered(&id);
+            }
             Some(Purpose::Final(id)) => {
                 if let Some(Slot::Live(live)) = self.slots.get_mut(&id) {
                     live.revision = seq;
@@ -107,22 +141,30 @@ impl Engine {
             // late. Forget it and read everything anew; what is missing is emitted again.
             Some(Purpose::Final(id)) => self.reload(&id),
             Some(Purpose::Output(id)) => self.answered(&id),
+            // An input is there, and the first one has the start.
+            Some(Purpose::Start(id)) => {
+                self.start_is_told(&id);
+                self.answered(&id);
+            }
             Some(Purpose::Command(ticket, id) | Purpose::Resolve(ticket, id)) => self.cancel_stored(ticket, id),
             None => {}
         }
     }
 
     fn created(&mut self, id: &str, revision: u64) {
-        let Some(Slot::Creating { waiting, record, entry, inputs, entries }) = self.slots.remove(id) else { return };
+        let Some(Slot::Creating { waiting, record, entry, inputs, end_told, entries }) = self.slots.remove(id) else { return };
         self.records.place(entry, revision);
         if !inputs.is_empty() {
             // Our record, but someone else found it first and runs it.
-            self.load(id, Loading { waiting: vec![waiting], inputs, entries, created: Some(entry), ..Loading::default() });
+            self.load(id, Loading { waiting: vec![waiting], inputs, end_told, entries, created: Some(entry), ..Loading::default() });
             return;
         }
-        let execution = Execution::accept(*record, waiting.plan);
+        let mut execution = Execution::accept(*record, waiting.plan);
+        let guard = &self.guard;
+        let outputs = execution.decide(&|place| guard.gate(place), self.limits.segments);
+        let by_worker = !self.limits.one_by_one && outputs.iter().any(|o| matches!(o, Output::Task(task) if task.whole));
         let started = execution.started_event();
-        let mut live = Live {
+        let live = Live {
             execution,
             revision,
             unanswered: 0,
@@ -132,6 +174,8 @@ impl Engine {
             stored: HashSet::new(),
             recovered: false,
             held: Vec::new(),
+            start: Start::ByWorker(Timestamp(self.now.0.saturating_add_unsigned(self.limits.start_within_ms))),
+            after_start: Vec::new(),
             halting: false,
             gated: None,
             replacing: None,
@@ -139,11 +183,12 @@ impl Engine {
             due: Timestamp::default(),
             ended: None,
         };
-        live.unanswered += 1;
         self.slots.insert(id.into(), Slot::Live(Box::new(live)));
+        if !by_worker {
+            self.write_start(id, Body::Note(Box::new(started)));
+        }
         self.set_due(id);
-        self.write(Purpose::Output(id.into()), Body::Note(Box::new(started)));
-        self.advance(id);
+        self.emit(id, outputs);
     }
 
     /// The server refuses a write and would again: a fault of ours. A submission is told; anything
@@ -170,7 +215,7 @@ impl Engine {
     pub(super) fn emit(&mut self, id: &str, mut outputs: Vec<Output>) {
         let Some(Slot::Live(live)) = self.slots.get_mut(id) else { return };
         // A server whose disk is full can refuse the first event and take the task, whose worker then tells first.
-        let one_by_one = self.limits.one_by_one || live.created.is_some();
+        let one_by_one = self.limits.one_by_one || live.created.is_some() || live.start == Start::Written || !live.held.is_empty();
         if one_by_one {
             // Notes first; tasks and the end once everything before them is stored.
             let (notes, rest): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|o| !matches!(o, Output::Task(_) | Output::End(..)));
@@ -197,6 +242,9 @@ impl Engine {
                 Output::Task(mut task) => {
                     // The worker is to read why the execution was stopped.
                     task.recovered |= live.recovered || live.execution.is_stopped();
+                    if task.whole && (live.recovered || !matches!(live.start, Start::ByWorker(_))) {
+                        task.set_whole(false);
+                    }
                     writes.push((false, Body::Task(task)));
                 }
                 Output::End(event, record) => {
@@ -256,7 +304,10 @@ impl Engine {
         let go_on = live.unanswered == 0 && !live.held.is_empty();
         for (is_final, body) in writes {
             let purpose = if is_final { Purpose::Final(id.into()) } else { Purpose::Output(id.into()) };
-            self.write(purpose, body);
+            match body {
+                Body::Command(command) => self.command(&id.into(), purpose, command),
+                body => self.write(purpose, body),
+            }
         }
         if go_on {
             self.emit(id, Vec::new());

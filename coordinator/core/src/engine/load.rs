@@ -10,11 +10,11 @@ use haltline_types::{
     error::{ApiError, Code},
     event::{CommandType, event_id},
     record::{Outcome, Record, Status},
-    submit::Reply,
+    submit::{Accepted, Reply},
     task::{Task, round, task_id},
 };
 
-use super::{Body, Engine, Live, Loaded, Loading, LogMessage, Out, Purpose, Slot, waiting::Held};
+use super::{Body, Engine, Live, Loaded, Loading, LogMessage, Out, Purpose, Slot, start::Start, waiting::Held};
 use crate::{
     execution::{Execution, Input, Told},
     outputs::Output,
@@ -26,8 +26,13 @@ impl Engine {
     pub(super) fn reload(&mut self, id: &str) {
         let Some(Slot::Live(live)) = self.slots.remove(id) else { return };
         self.due.remove(&(live.due, id.into()));
-        self.writes.retain(|_, purpose| !matches!(purpose, Purpose::Output(of) | Purpose::Final(of) if of == id));
-        self.load(id, Loading { entries: live.entries, created: live.created, quiet: live.quiet, ..Loading::default() });
+        self.writes.retain(|_, purpose| !matches!(purpose, Purpose::Output(of) | Purpose::Start(of) | Purpose::Final(of) if of == id));
+        let asked = live.after_start.into_iter().filter_map(|(purpose, command)| match purpose {
+            Purpose::Command(ticket, _) => Some((ticket, command)),
+            _ => None,
+        });
+        let commands = asked.collect();
+        self.load(id, Loading { commands, entries: live.entries, created: live.created, quiet: live.quiet, ..Loading::default() });
     }
 
     /// What a load found: rebuilds the state input by input as it was decided live, and emits what the
@@ -37,19 +42,21 @@ impl Engine {
     /// an execution must not end while a task of it may be in the queue. Emitting such a task is
     /// harmless, leaving it out is not.
     pub fn loaded(&mut self, id: &str, loaded: Loaded) {
-        let Some(Slot::Loading(Loading { waiting, inputs, entries, created, mut quiet })) = self.slots.remove(id) else { return };
+        let Some(Slot::Loading(loading)) = self.slots.remove(id) else { return };
+        let Loading { waiting, commands, inputs, end_told, entries, created, mut quiet } = loading;
         let (Some((record, revision)), Some(plan)) = (loaded.record, loaded.plan) else {
             // A record that expired, or never was: nothing can be decided about it.
             self.close(entries, created);
-            for w in waiting {
+            for ticket in waiting.into_iter().map(|w| w.ticket).chain(commands.into_iter().map(|(ticket, _)| ticket)) {
                 let e = ApiError::new(Code::Internal, format!("the record or definition of {id} cannot be read"));
-                self.out.push_back(Out::Reply(w.ticket, Reply::Error(e)));
+                self.out.push_back(Out::Reply(ticket, Reply::Error(e)));
             }
             return;
         };
         let ended_id = event_id::ended(id);
         let mut stored: HashSet<String> = loaded.queued.into_iter().collect();
         let mut ended = None;
+        let mut has_inputs = false;
         let mut by_seq: BTreeMap<u64, Input> = inputs.into_iter().collect();
         let mut log = Told::default();
         for (seq, message) in loaded.history {
@@ -59,6 +66,7 @@ impl Engine {
                         continue;
                     }
                     if e.kind.is_input() && e.task_events.is_some() {
+                        has_inputs = true;
                         let head = e.segment.first().map(|s| s.node_id.as_str()).or(e.node_id.as_deref());
                         stored.insert(task_id(id, head.unwrap_or_default(), e.token.map_or(1, round)));
                         by_seq.insert(seq, Input::Result(e));
@@ -74,6 +82,8 @@ impl Engine {
             }
         }
         stored.extend(log.into_ids());
+        // Read too early: it came with an input since.
+        stored.extend(end_told.then(|| ended_id.clone()));
         // Stored after the log was read: how many events it has by then is to be read again.
         let again = by_seq.values().any(|i| matches!(i, Input::Command(c) if c.kind == CommandType::Abandon));
         // What was not read yet comes with the log, in order: a read of several subjects is not one.
@@ -107,6 +117,9 @@ impl Engine {
             for w in waiting {
                 self.meet(w, &record, false);
             }
+            for (ticket, _) in commands {
+                self.reply(ticket, Accepted { execution_id: id.into(), status: record.status, repeated: true });
+            }
             return;
         }
         let mut outcome = None;
@@ -130,13 +143,15 @@ impl Engine {
         let live = Live {
             execution,
             revision,
-            unanswered: u32::from(!has_started),
+            unanswered: 0,
             entries,
             created,
             replies: Vec::new(),
             stored,
             recovered: true,
             held: Vec::new(),
+            start: Start::Told,
+            after_start: Vec::new(),
             halting: false,
             gated: (record.status == Status::Waiting).then_some(Held::Told),
             replacing: None,
@@ -147,9 +162,14 @@ impl Engine {
         self.slots.insert(id.into(), Slot::Live(Box::new(live)));
         self.set_due(id);
         if !has_started {
-            self.write(Purpose::Output(id.into()), Body::Note(Box::new(started)));
+            // A worker may have the task that a predecessor left this to; where there is an input, none can tell it.
+            let started = Box::new(started);
+            self.write_start(id, if has_inputs { Body::Note(started) } else { Body::Start(started) });
         }
         self.emit(id, outputs);
+        for (ticket, command) in commands {
+            self.command(&id.into(), Purpose::Command(ticket, id.into()), command);
+        }
         for w in waiting {
             let waits = matches!(self.slots.get(id), Some(Slot::Live(live)) if live.unanswered > 0);
             self.meet(w, &record, waits);

@@ -9,6 +9,7 @@
 mod guard;
 mod live;
 mod load;
+mod start;
 mod stuck;
 mod submit;
 mod tick;
@@ -16,6 +17,7 @@ mod waiting;
 
 pub use guard::Guard;
 pub(crate) use load::as_accepted;
+pub use start::Beside;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -49,6 +51,9 @@ pub enum Body {
     Replace(Box<Record>, u64),
     /// An event that only tells.
     Note(Box<Event>),
+    /// An execution's first event, which a worker may be telling at this moment: among inputs, of which there must
+    /// be none yet.
+    Start(Box<Event>),
     /// A task.
     Task(Box<Task>),
     /// A command, before it is acted on.
@@ -102,6 +107,9 @@ pub struct Limits {
     /// Milliseconds after a cancel or a time-out in which workers have to answer; then the execution ends
     /// without them.
     pub abandon_after_ms: u64,
+    /// Milliseconds for which a worker that is to tell the start of an execution may not have come: then who watches is
+    /// to know that it waits.
+    pub start_within_ms: u64,
     /// A write may get lost though a later one is stored, as in a cluster whose leaders change: nothing is
     /// written before what it follows from is stored.
     pub one_by_one: bool,
@@ -113,6 +121,8 @@ enum Purpose {
     Create(SmolStr),
     /// Anything that an execution waits for.
     Output(SmolStr),
+    /// The first event of an execution.
+    Start(SmolStr),
     Final(SmolStr),
     Command(u64, SmolStr),
     /// What an operator says, of which there may be one.
@@ -138,6 +148,8 @@ enum Slot {
         record: Box<Record>,
         entry: u64,
         inputs: Vec<(u64, Input)>,
+        /// One of them came with the end.
+        end_told: bool,
         entries: Vec<u64>,
     },
     /// Record and log are being read.
@@ -149,7 +161,11 @@ enum Slot {
 #[derive(Debug, Default)]
 struct Loading {
     waiting: Vec<Waiting>,
+    /// Commands, each with its request, that are written once it is known whether the log has the start.
+    commands: Vec<(u64, Box<Command>)>,
     inputs: Vec<(u64, Input)>,
+    /// One of them came with the end.
+    end_told: bool,
     /// Log entries that close when everything is stored.
     entries: Vec<u64>,
     /// The record's entry, likewise.
@@ -177,6 +193,10 @@ struct Live {
     recovered: bool,
     /// What waits for the writes before it, where these go one by one.
     held: Vec<Output>,
+    /// Who tells the start.
+    start: start::Start,
+    /// Commands that wait until the log has the start.
+    after_start: Vec<(Purpose, Box<Command>)>,
     /// A halt command was sent; one is enough.
     halting: bool,
     /// The gate holds it back.

@@ -80,8 +80,17 @@ impl Engine {
                 let record = new_record(&id, shard, &w);
                 let entry = self.records.open(None);
                 self.write(Purpose::Create(id.clone()), Body::Create(Box::new(record.clone())));
-                self.slots
-                    .insert(id, Slot::Creating { waiting: w, record: Box::new(record), entry, inputs: Vec::new(), entries: Vec::new() });
+                self.slots.insert(
+                    id,
+                    Slot::Creating {
+                        waiting: w,
+                        record: Box::new(record),
+                        entry,
+                        inputs: Vec::new(),
+                        end_told: false,
+                        entries: Vec::new(),
+                    },
+                );
             }
             Some(Slot::Creating { record, .. }) if record.key == w.submit.key => {
                 // The same request twice at once: the client repeats the one that stays unanswered.
@@ -118,9 +127,9 @@ impl Engine {
 
     /// The create found a record there already.
     pub(super) fn create_conflicted(&mut self, id: &str) {
-        let Some(Slot::Creating { waiting, entry, inputs, entries, .. }) = self.slots.remove(id) else { return };
+        let Some(Slot::Creating { waiting, entry, inputs, end_told, entries, .. }) = self.slots.remove(id) else { return };
         // The entry stays open: the sweep may have passed over this record meanwhile.
-        self.load(id, Loading { waiting: vec![waiting], inputs, entries, created: Some(entry), ..Loading::default() });
+        self.load(id, Loading { waiting: vec![waiting], inputs, end_told, entries, created: Some(entry), ..Loading::default() });
     }
 
     /// A request to cancel: it becomes part of the log before anything is decided on it. The shell
@@ -130,8 +139,16 @@ impl Engine {
             self.refuse(ticket, ApiError::invalid("reason", format!("has more than {TEXT_BYTES_MAX} bytes")));
             return;
         }
-        let command = Command { reason: c.reason, by: c.by, ..Command::new(CommandType::Cancel, &c.execution_id, now) };
-        self.write(Purpose::Command(ticket, c.execution_id), Body::Command(Box::new(command)));
+        let id = c.execution_id;
+        let command = Box::new(Command { reason: c.reason, by: c.by, ..Command::new(CommandType::Cancel, &id, now) });
+        match self.slots.get_mut(&id) {
+            Some(Slot::Live(_)) => self.command(&id, Purpose::Command(ticket, id.clone()), command),
+            Some(Slot::Loading(loading)) => loading.commands.push((ticket, command)),
+            Some(Slot::Creating { .. }) => {
+                self.refuse(ticket, ApiError::new(Code::Unavailable, "this execution is being stored right now; repeat"));
+            }
+            None => self.load(&id, Loading { commands: vec![(ticket, command)], ..Loading::default() }),
+        }
     }
 
     /// What an operator found out: it becomes part of the log before anything is decided on it. The

@@ -6,7 +6,7 @@ use haltline_types::{
     event::{Command, CommandType},
 };
 
-use super::{Body, Engine, Purpose, Slot};
+use super::{Engine, Purpose, Slot, start::Start};
 
 impl Engine {
     /// What `now` calls for: a time-out of every execution whose deadline has passed, the end of those
@@ -24,11 +24,16 @@ impl Engine {
                 CommandType::Abandon
             } else if live.execution.is_stopped() || live.execution.has_ended() {
                 continue;
-            } else {
+            } else if live.execution.deadline() < now {
                 CommandType::Timeout
+            } else {
+                // Nobody has taken its task.
+                self.tell_start(&id);
+                self.set_due(&id);
+                continue;
             };
             live.unanswered += 1;
-            self.write(Purpose::Output(id.clone()), Body::Command(Box::new(Command::new(kind, &id, now))));
+            self.command(&id, Purpose::Output(id.clone()), Box::new(Command::new(kind, &id, now)));
         }
     }
 
@@ -39,7 +44,10 @@ impl Engine {
             let after = i64::try_from(self.limits.abandon_after_ms).unwrap_or(i64::MAX);
             Timestamp(self.now.0.saturating_add(after))
         } else {
-            live.execution.deadline()
+            match live.start {
+                Start::ByWorker(until) => until.min(live.execution.deadline()),
+                Start::Written | Start::Told => live.execution.deadline(),
+            }
         };
         if due != live.due {
             self.due.remove(&(live.due, id.into()));

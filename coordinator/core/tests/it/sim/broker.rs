@@ -6,7 +6,7 @@ use super::{
     Pid, Time,
     faults::Victim,
     net::{ConnId, Down, Up},
-    server::{Class, PubAck, Sub},
+    server::{PubAck, Sub},
     world::{Ev, World},
 };
 
@@ -175,9 +175,9 @@ impl World {
     }
     fn push_input_to(&mut self, seq: u64, conn: ConnId) {
         let entry = &self.server.log[seq as usize - 1];
-        if entry.class != Class::Note {
+        if let Some(beside) = entry.beside {
             let message = Box::new(entry.message.clone());
-            self.deliver(conn, Down::Input { seq, message });
+            self.deliver(conn, Down::Input { seq, message, beside });
         }
     }
 

@@ -10,7 +10,7 @@ use haltline_types::{
     record::{Record, Status},
 };
 
-use super::{fates, workload, world::World};
+use super::{fates, server::Class, workload, world::World};
 
 /// How far the clocks of two processes may be apart.
 const CLOCKS_APART: i64 = 400;
@@ -46,7 +46,31 @@ pub fn check(w: &World) -> Vec<String> {
         }
     }
     keys(w, &mut found);
+    openings(w, &mut found);
     found
+}
+
+/// A start among the inputs is the first of them and the only one; an end that a worker told comes before any command.
+fn openings(w: &World, found: &mut Vec<String>) {
+    let (mut begun, mut commanded) = (BTreeSet::new(), BTreeSet::new());
+    for entry in &w.server.log {
+        let id = entry.execution.as_str();
+        match &entry.message {
+            LogMessage::Command(_) => {
+                commanded.insert(id);
+            }
+            LogMessage::Event(_) if entry.class == Class::Note => {}
+            LogMessage::Event(event) => {
+                let first = begun.insert(id);
+                if event.kind == EventType::ExecutionStarted && !first {
+                    found.push(format!("{id}: started after an input"));
+                }
+                if event.kind.is_terminal() && commanded.contains(id) {
+                    found.push(format!("{id}: a worker told the end after a command"));
+                }
+            }
+        }
+    }
 }
 
 /// Same key, same execution; every acknowledged one has its record.

@@ -253,12 +253,14 @@ impl World {
             Body::Replace(record, revision) => {
                 (What::Record { record: record.clone(), expect: swap.then_some(*revision) }, "coordinator.final")
             }
-            Body::Note(event) => {
+            Body::Note(event) | Body::Start(event) => {
+                let start = matches!(body, Body::Start(_));
                 let what = What::Log {
-                    class: Class::Note,
+                    class: if start { Class::Input } else { Class::Note },
                     execution: event.execution_id.clone(),
                     id: Some(event.id.clone()),
-                    message: Box::new(LogMessage::Event(event.clone())),
+                    lines: vec![LogMessage::Event(event.clone())],
+                    first: start && self.plan.bug != Bug::StartUnfenced,
                 };
                 let point = match event.kind {
                     EventType::ExecutionStarted => "coordinator.started",
@@ -273,7 +275,8 @@ impl World {
                     class: Class::Command,
                     execution: command.execution_id.clone(),
                     id: Some(command.message_id()),
-                    message: Box::new(LogMessage::Command(command.clone())),
+                    lines: vec![LogMessage::Command(command.clone())],
+                    first: false,
                 };
                 (what, "coordinator.command")
             }
@@ -301,7 +304,14 @@ impl World {
     }
 
     fn activate(&mut self, pid: Pid, revision: u64, value: Checkpoint) {
-        let limits = Limits { executions_max: 1000, segments: true, shards: 8, abandon_after_ms: 450, one_by_one: self.plan.one_by_one };
+        let limits = Limits {
+            executions_max: 1000,
+            segments: true,
+            shards: 8,
+            abandon_after_ms: 450,
+            one_by_one: self.plan.one_by_one,
+            start_within_ms: 60,
+        };
         self.note(|| format!("coordinator {pid} active from {value:?}"));
         let mut c = Box::new(Coordinator {
             engine: Engine::new(limits, value.log, value.records),
@@ -346,9 +356,9 @@ impl World {
                 (Some(Tag::Checkpoint), PubAck::Conflict) => c.superseded = true,
                 (None, _) => {}
             },
-            Down::Input { seq, message } if seq > c.last_input => {
+            Down::Input { seq, message, beside } if seq > c.last_input => {
                 c.last_input = seq;
-                c.engine.log_message(seq, *message);
+                c.engine.log_message(seq, *message, beside);
             }
             Down::Swept { id, revision, terminal } if !c.swept => {
                 c.last_swept = c.last_swept.max(revision);

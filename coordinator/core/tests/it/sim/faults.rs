@@ -3,7 +3,7 @@
 use super::{Pid, rng::Rng};
 
 /// Every named fault point.
-pub const POINTS: [&str; 22] = [
+pub const POINTS: [&str; 23] = [
     "coordinator.create",
     "coordinator.started",
     "coordinator.task",
@@ -14,6 +14,7 @@ pub const POINTS: [&str; 22] = [
     "coordinator.notify",
     "coordinator.checkpoint",
     "coordinator.command",
+    "worker.opening",
     "worker.started",
     "worker.claim",
     "worker.intended",
@@ -93,10 +94,14 @@ pub enum Bug {
     KeyPerDelivery,
     /// What may have happened is repeated without asking.
     BlindRepeat,
+    /// A coordinator tells the start also where there is an input.
+    StartUnfenced,
+    /// A worker tells the start also where there is an input.
+    OpeningUnfenced,
 }
 
 /// All of them.
-pub const BUGS: [Bug; 14] = [
+pub const BUGS: [Bug; 16] = [
     Bug::EarlyAck,
     Bug::NoTasksOnLoad,
     Bug::IdPerDelivery,
@@ -111,6 +116,8 @@ pub const BUGS: [Bug; 14] = [
     Bug::KeyPerDelivery,
     Bug::BlindRepeat,
     Bug::NoClaim,
+    Bug::StartUnfenced,
+    Bug::OpeningUnfenced,
 ];
 
 /// What is done to a run.
@@ -150,7 +157,11 @@ impl Plan {
 
     /// One fault point, sometimes with a cancel, a halt or a rival besides.
     pub fn at_point(point: &'static str, victim: Victim, rng: &mut Rng) -> Self {
-        let nth = if point == "coordinator.command" || rng.chance(60) { 1 } else { 2 };
+        let nth = if matches!(point, "coordinator.command" | "coordinator.started" | "worker.opening" | "worker.note") || rng.chance(60) {
+            1
+        } else {
+            2
+        };
         let halt = rng.chance(10).then(|| (rng.range(100, 400), Some(rng.range(500, 1500))));
         let mut faults = vec![Fault { point, nth, victim }];
         if point == "worker.claim" {

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use haltline_core::LogMessage;
+use haltline_core::{Beside, LogMessage};
 use haltline_types::{
     SmolStr,
     control::Flag,
@@ -120,6 +120,7 @@ pub enum Down {
     Input {
         seq: u64,
         message: Box<LogMessage>,
+        beside: Beside,
     },
     Swept {
         id: SmolStr,

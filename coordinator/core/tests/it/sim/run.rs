@@ -80,7 +80,8 @@ impl World {
             self.processes.push(Process::default());
             if pid >= CLIENTS {
                 // The first has the segment with a retry and an order.
-                let skips = self.plan.faults.iter().any(|f| f.point == "coordinator.skipped");
+                // Of the second one a coordinator tells the start.
+                let skips = self.plan.faults.iter().any(|f| matches!(f.point, "coordinator.skipped" | "coordinator.started"));
                 let i = match pid - CLIENTS {
                     0 => 0,
                     1 if skips => workload::SKIPS as u64,

@@ -1,12 +1,12 @@
 //! The broker's stored state: what survives a kill of the server, and what it forgets.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     rc::Rc,
 };
 
-use haltline_core::LogMessage;
-use haltline_types::{SmolStr, control::Flag, record::Record, task::Task};
+use haltline_core::{Beside, LogMessage};
+use haltline_types::{SmolStr, control::Flag, event::EventType, record::Record, task::Task};
 
 use super::{Pid, Time, net::ConnId};
 
@@ -24,6 +24,8 @@ pub struct LogEntry {
     pub execution: SmolStr,
     pub id: String,
     pub message: LogMessage,
+    /// Of what a coordinator reads: what else its message tells.
+    pub beside: Option<Beside>,
     pub at: Time,
 }
 
@@ -49,10 +51,26 @@ pub struct Checkpoint {
 /// What a publish writes.
 #[derive(Clone, Debug)]
 pub enum What {
-    Log { class: Class, execution: SmolStr, id: Option<String>, message: Box<LogMessage> },
-    Task { task: Rc<Task>, id: Option<String> },
-    Record { record: Box<Record>, expect: Option<u64> },
-    Checkpoint { value: Checkpoint, expect: u64 },
+    /// A message of the log, a line each. `first`: only if there is no input of the execution yet.
+    Log {
+        class: Class,
+        execution: SmolStr,
+        id: Option<String>,
+        lines: Vec<LogMessage>,
+        first: bool,
+    },
+    Task {
+        task: Rc<Task>,
+        id: Option<String>,
+    },
+    Record {
+        record: Box<Record>,
+        expect: Option<u64>,
+    },
+    Checkpoint {
+        value: Checkpoint,
+        expect: u64,
+    },
 }
 
 /// A write with its fault point.
@@ -82,6 +100,8 @@ pub struct Server {
     pub epoch: u64,
     pub log: Vec<LogEntry>,
     log_ids: HashMap<String, (u64, Time)>,
+    /// Executions that have inputs.
+    has_inputs: HashSet<SmolStr>,
     pub tasks: BTreeMap<u64, QueuedTask>,
     pub task_seq: u64,
     task_ids: HashMap<String, (u64, Time)>,
@@ -122,25 +142,41 @@ impl Server {
     /// Stores a write, or says why not. `Some(log position)` if the log grew.
     pub fn store(&mut self, write: &Write, again: bool, now: Time) -> (PubAck, Option<u64>) {
         match &write.what {
-            What::Log { class, execution, id, message } => {
+            What::Log { class, execution, id, lines, first } => {
+                // Before it looks for repeats, as the real one does.
+                if *first && self.has_inputs.contains(execution) {
+                    return (PubAck::Conflict, None);
+                }
                 if let Some((seq, at)) = id.as_ref().and_then(|id| self.log_ids.get(id))
                     && at + self.window > now
                 {
                     return (PubAck::Stored(*seq), None);
                 }
-                let entry_id = id.clone().unwrap_or_default();
-                self.log.push(LogEntry {
-                    class: *class,
-                    execution: execution.clone(),
-                    id: entry_id,
-                    message: (**message).clone(),
-                    at: now,
-                });
+                if *class == Class::Input {
+                    self.has_inputs.insert(execution.clone());
+                }
+                let beside = Beside {
+                    start: is(lines.first(), |k| k == EventType::ExecutionStarted),
+                    end: is(lines.last(), EventType::is_terminal),
+                };
+                let last = lines.len() - 1;
+                let decides = last.saturating_sub(usize::from(beside.end));
+                for (i, message) in lines.iter().enumerate() {
+                    let entry_id = id.clone().filter(|_| i == last).unwrap_or_default();
+                    self.log.push(LogEntry {
+                        class: *class,
+                        execution: execution.clone(),
+                        id: entry_id,
+                        message: message.clone(),
+                        beside: (i == decides && *class != Class::Note).then_some(beside),
+                        at: now,
+                    });
+                }
                 let seq = self.log.len() as u64;
                 if let Some(id) = id {
                     self.log_ids.insert(id.clone(), (seq, now));
                 }
-                (PubAck::Stored(seq), Some(seq))
+                (PubAck::Stored(seq), Some(seq - last as u64 + decides as u64))
             }
             What::Task { task, id } => {
                 if let Some((seq, at)) = id.as_ref().and_then(|id| self.task_ids.get(id))
@@ -182,4 +218,8 @@ impl Server {
         let numbered = self.log.iter().enumerate().map(|(i, e)| (i as u64 + 1, e));
         numbered.filter(|(_, e)| of(e)).map(|(seq, e)| (seq, e.message.clone())).collect()
     }
+}
+
+fn is(line: Option<&LogMessage>, of: impl Fn(EventType) -> bool) -> bool {
+    matches!(line, Some(LogMessage::Event(e)) if of(e.kind))
 }

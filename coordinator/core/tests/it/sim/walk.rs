@@ -15,7 +15,7 @@ use super::{
     broker::ACK_WAIT,
     faults::Bug,
     net::Up,
-    server::{Class, What, Write},
+    server::{Class, PubAck, What, Write},
     worker::Worker,
     world::{Ev, Timer, World},
 };
@@ -34,9 +34,19 @@ pub enum Then {
     Retry(u64),
 }
 
+/// The first message of a walk that tells the execution's start.
+enum Opening {
+    /// What it is to tell.
+    Holds(Vec<Event>),
+    /// What it tells, and what waits for its answer.
+    OnItsWay(Vec<Event>, Vec<Event>),
+    Over,
+}
+
 /// A walk through a task.
 pub struct Walk {
     pub run: TaskRun,
+    opening: Opening,
     pub seq: u64,
     pub deliveries: u64,
     pub since: Time,
@@ -56,8 +66,10 @@ pub struct Walk {
 
 impl Walk {
     pub fn new(run: TaskRun, seq: u64, deliveries: u64, since: Time) -> Self {
+        let opening = if run.start().is_some() { Opening::Holds(Vec::new()) } else { Opening::Over };
         Self {
             run,
+            opening,
             seq,
             deliveries,
             since,
@@ -113,6 +125,22 @@ impl World {
             self.learn(pid, w, id);
             return Ok(());
         }
+        if walk.run.is_contested()
+            && let Some(start) = walk.run.missing_start()
+        {
+            walk.then = Then::Claim;
+            self.point(pid, "worker.opening")?;
+            let message_id = Some(start.id.clone());
+            let what = What::Log {
+                class: Class::Input,
+                execution: start.execution_id.clone(),
+                id: message_id,
+                lines: vec![LogMessage::Event(Box::new(start))],
+                first: true,
+            };
+            self.write_of_walk(pid, w, id, Write { what, point: "worker.opening" });
+            return Ok(());
+        }
         if !walk.run.must_claim() || self.plan.bug == Bug::NoClaim {
             return self.step(pid, w, id);
         }
@@ -127,7 +155,8 @@ impl World {
             class: Class::Command,
             execution: command.execution_id.clone(),
             id: Some(command.message_id()),
-            message: Box::new(LogMessage::Command(Box::new(command))),
+            lines: vec![LogMessage::Command(Box::new(command))],
+            first: false,
         };
         self.write_of_walk(pid, w, id, Write { what, point: "worker.claim" });
         Ok(())
@@ -401,16 +430,70 @@ impl World {
         if self.plan.bug == Bug::IdPerDelivery {
             event.id = format!("{}#{}", event.id, event.token.unwrap_or(0));
         }
-        let Some(walk) = w.walks.get(&id) else { return Ok(()) };
-        let message_id = Some(if self.plan.bug == Bug::SharedMessageId { event.id.clone() } else { walk.run.message_id(&event) });
+        let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        // A node that takes time has its start told before; else what is told at once travels together.
+        let leaves = ends || walk.then != Then::Nothing || self.rng.chance(50);
+        match &mut walk.opening {
+            Opening::Holds(held) => {
+                held.push(event);
+                if leaves { self.open(pid, w, id) } else { Ok(()) }
+            }
+            Opening::OnItsWay(_, held) => {
+                held.push(event);
+                Ok(())
+            }
+            Opening::Over => {
+                self.publish_one(pid, w, id, event, point);
+                Ok(())
+            }
+        }
+    }
+
+    fn publish_one(&mut self, pid: Pid, w: &mut Worker, id: u64, event: Event, point: &'static str) {
+        let Some(walk) = w.walks.get(&id) else { return };
         let what = What::Log {
-            class: if ends { Class::Input } else { Class::Note },
+            class: if event.task_events.is_some() { Class::Input } else { Class::Note },
             execution: event.execution_id.clone(),
-            id: message_id,
-            message: Box::new(LogMessage::Event(Box::new(event))),
+            id: Some(self.message_id(walk, &event)),
+            lines: vec![LogMessage::Event(Box::new(event))],
+            first: false,
         };
         self.write_of_walk(pid, w, id, Write { what, point });
+    }
+
+    fn message_id(&self, walk: &Walk, event: &Event) -> String {
+        if self.plan.bug == Bug::SharedMessageId { event.id.clone() } else { walk.run.message_id(event) }
+    }
+
+    /// Tells the start with all that is held, and the end if it follows.
+    fn open(&mut self, pid: Pid, w: &mut Worker, id: u64) -> Result<(), Killed> {
+        self.point(pid, "worker.opening")?;
+        let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        let (Opening::Holds(held), Some(start)) = (&walk.opening, walk.run.start()) else { return Ok(()) };
+        let (held, last) = (held.clone(), held.last().expect("something is held").clone());
+        let end = walk.run.end(&last).filter(|_| last.task_events.is_some());
+        let what = What::Log {
+            class: Class::Input,
+            execution: last.execution_id.clone(),
+            id: Some(self.message_id(walk, &last)),
+            lines: [start].into_iter().chain(held.iter().cloned()).chain(end).map(|e| LogMessage::Event(Box::new(e))).collect(),
+            first: self.plan.bug != Bug::OpeningUnfenced,
+        };
+        let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
+        walk.opening = Opening::OnItsWay(held, Vec::new());
+        self.write_of_walk(pid, w, id, Write { what, point: "worker.opening" });
         Ok(())
+    }
+
+    /// The server has answered a message that has the start. Where that was told before, the rest is told without.
+    pub fn opened(&mut self, pid: Pid, w: &mut Worker, id: u64, answer: PubAck) {
+        let Some(walk) = w.walks.get_mut(&id) else { return };
+        if let Opening::OnItsWay(sent, after) = std::mem::replace(&mut walk.opening, Opening::Over) {
+            let again = sent.into_iter().filter(|_| answer == PubAck::Conflict);
+            for event in again.chain(after).collect::<Vec<_>>() {
+                self.publish_one(pid, w, id, event, "");
+            }
+        }
     }
 
     /// A write of a walk is stored.

@@ -142,8 +142,9 @@ impl World {
                 }
                 world.step(pid, w, id)
             }),
-            Down::PubAck { n, .. } => self.work(pid, |world, w| {
+            Down::PubAck { n, answer } => self.work(pid, |world, w| {
                 let Some(id) = w.outbox.take(n) else { return Ok(()) };
+                world.opened(pid, w, id, answer);
                 world.confirmed(pid, w, id, n)
             }),
             Down::Flag(flag) => self.work(pid, |_, w| {
