@@ -48,6 +48,22 @@ pub fn chain(id: &str) -> anyhow::Result<Definition> {
     )
 }
 
+/// A price and two conditions: one chain that only computes.
+///
+/// # Errors
+/// As [`workflow`].
+pub fn computing(id: &str) -> anyhow::Result<Definition> {
+    let condition = |name: &str, value: Value| json!({ "id": name, "category": "conditions", "type": "threshold", "params": { "max": 100 }, "inputs": { "value": value } });
+    workflow(
+        id,
+        json!([
+            { "id": "price", "category": "providers", "type": "static", "params": { "outputs": { "close": "99.5" } } },
+            condition("cheap", json!({ "node": "price", "output": "close" })),
+            condition("again", json!({ "node": "cheap", "output": "value" })),
+        ]),
+    )
+}
+
 /// The same with a price in a book that is too large for a message.
 ///
 /// # Errors

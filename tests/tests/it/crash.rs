@@ -23,6 +23,7 @@ pub const POINTS: &[(&str, Role)] = &[
     ("coordinator.reply", Role::Coordinator),
     ("coordinator.notify", Role::Coordinator),
     ("coordinator.checkpoint", Role::Coordinator),
+    ("worker.opening", Role::Worker),
     ("worker.started", Role::Worker),
     ("worker.claim", Role::Worker),
     ("worker.note", Role::Worker),
@@ -62,6 +63,7 @@ enum Victim {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Shape {
     Chain,
+    Computing,
     Large,
     Retrying,
     Parallel,
@@ -115,6 +117,7 @@ async fn play(point: &str, role: Role, shape: Shape, victim: Victim) -> anyhow::
     let id = record.correlation.execution_id.clone();
     let (status, trades) = match shape {
         Shape::Chain | Shape::Large | Shape::Retrying | Shape::Parallel => (Status::Completed, true),
+        Shape::Computing => (Status::Completed, false),
         Shape::Skipping => (Status::CompletedWithErrors, true),
         Shape::Cancel => (Status::Cancelled, false),
         Shape::Halt => (Status::Halted, false),
@@ -183,6 +186,7 @@ async fn ask(site: &mut Site, role: Role, shape: Shape, fault: Option<&str>) -> 
     let input = site.trading();
     let definition = match shape {
         Shape::Chain => shapes::chain("crash")?,
+        Shape::Computing => shapes::computing("crash")?,
         Shape::Large => shapes::large("crash")?,
         Shape::Retrying => shapes::retrying("crash")?,
         Shape::Parallel => shapes::parallel("crash")?,
@@ -286,7 +290,7 @@ macro_rules! crashes {
 
 crashes! {
     at_coordinator_create: "coordinator.create", Chain;
-    at_coordinator_started: "coordinator.started", Chain;
+    at_coordinator_started: "coordinator.started", Parallel;
     at_coordinator_task: "coordinator.task", Chain;
     at_coordinator_task_between_branches: "coordinator.task:3", Parallel;
     at_coordinator_command_cancel: "coordinator.command", Cancel;
@@ -295,9 +299,12 @@ crashes! {
     at_coordinator_skipped_between: "coordinator.skipped:2", Skipping;
     at_coordinator_ended: "coordinator.ended", Chain;
     at_coordinator_final: "coordinator.final", Chain;
+    at_coordinator_final_of_what_a_worker_ended: "coordinator.final", Computing;
     at_coordinator_reply: "coordinator.reply", Chain;
     at_coordinator_notify: "coordinator.notify", Chain;
     at_coordinator_checkpoint: "coordinator.checkpoint", Chain;
+    at_worker_opening: "worker.opening", Chain;
+    at_worker_opening_that_ends: "worker.opening", Computing;
     at_worker_started: "worker.started", Chain;
     at_worker_started_of_the_last: "worker.started:3", Chain;
     at_worker_claim: "worker.claim", Chain;
@@ -313,6 +320,7 @@ crashes! {
     at_worker_result: "worker.result", Chain;
     at_worker_result_of_a_branch: "worker.result:2", Parallel;
     at_worker_ack: "worker.ack", Chain;
+    at_worker_ack_of_all: "worker.ack", Computing;
     at_client_submit: "client.submit", Chain;
     at_client_wait: "client.wait", Chain;
     at_gateway_submit: "gateway.submit", Chain;

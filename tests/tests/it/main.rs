@@ -12,6 +12,7 @@ mod emergency;
 mod engine;
 mod engine_ids;
 mod engine_size;
+mod engine_whole;
 mod fuzz;
 mod grouped;
 pub mod halt;
