@@ -9,3 +9,4 @@ mod model;
 mod plan;
 mod sim;
 mod sim_tests;
+mod start_model;
