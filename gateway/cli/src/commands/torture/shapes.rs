@@ -28,6 +28,9 @@ pub struct Shape {
 pub fn all(market: &str) -> Vec<Shape> {
     vec![
         shape("chain", 30, 0, chain(market), &["completed"], json!({ "buy": { "status": "filled" } })),
+        // One task that its worker begins and ends; and the same while it is cancelled.
+        shape("computed", 20, 0, computed(), &["completed"], json!({ "last": { "n": 3 } })),
+        Shape { cancelled_within_ms: Some(5), ..shape("raced", 10, 0, computed(), &["completed", "cancelled"], json!({})) },
         shape("diamonds", 12, 0, diamonds(), &["completed"], json!({ "end": { "n": 3 } })),
         shape("fan", 8, 0, fan(), &["completed"], json!({ "last": { "n": 1 } })),
         shape("retry", 10, 300, retry(), &["completed"], json!({ "flaky": { "attempt": 3 }, "after": { "attempt": 3 } })),
@@ -114,6 +117,14 @@ fn retry() -> Value {
         { "id": "flaky", "type": "fail", "params": { "attempts": 2, "error_type": "Timeout" }, "depends_on": ["start"],
           "retry": { "attempts": 4, "delay": "100ms" } },
         { "id": "after", "type": "static", "inputs": { "attempt": from("flaky", "attempt") } },
+    ])
+}
+
+fn computed() -> Value {
+    json!([
+        fixed("first", 1, json!({})),
+        { "id": "test", "type": "threshold", "params": { "max": 5 }, "inputs": { "value": from("first", "n") } },
+        fixed("last", 3, json!({ "x": from("test", "value") })),
     ])
 }
 
