@@ -11,6 +11,7 @@ mod death;
 mod fetch;
 mod locate;
 mod managed;
+mod memory;
 mod pinned;
 pub mod port;
 mod ready;
