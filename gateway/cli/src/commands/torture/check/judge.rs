@@ -119,11 +119,15 @@ fn records(messages: &[Message], found: &mut Findings) -> BTreeMap<String, Value
     records
 }
 
-/// Events of a message are a line each: the message, a line, and whether it is the last one.
+/// Events of a message are a line each: the message, a line, and whether the message has its id. That is the last
+/// one, or the one before the end that is told with it: told again without the end, it must be a repeat.
 fn lines(m: &Message) -> Vec<(&Message, &[u8], bool)> {
     let mut lines: Vec<_> = m.body.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(|line| (m, line, false)).collect();
-    match lines.last_mut() {
-        Some(last) => last.2 = true,
+    let is_end = |line: &[u8]| serde_json::from_slice::<Value>(line).is_ok_and(|e| !e["event_count"].is_null());
+    let with_end = lines.len() > 1 && lines.last().is_some_and(|(_, line, _)| is_end(line));
+    let names = lines.len().saturating_sub(1 + usize::from(with_end));
+    match lines.get_mut(names) {
+        Some(line) => line.2 = true,
         // Nothing in it is as bad as something that cannot be read.
         None => lines.push((m, &m.body, true)),
     }
@@ -133,7 +137,7 @@ fn lines(m: &Message) -> Vec<(&Message, &[u8], bool)> {
 /// The log by execution, in order.
 fn log(messages: &[Message], found: &mut Findings) -> BTreeMap<String, Vec<Entry>> {
     let mut log: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
-    for (m, line, last) in messages.iter().flat_map(lines) {
+    for (m, line, names) in messages.iter().flat_map(lines) {
         let Ok(body) = serde_json::from_slice::<Value>(line) else {
             found.add("unreadable", "", format!("#{} `{}` cannot be read", m.seq, m.subject));
             continue;
@@ -147,8 +151,7 @@ fn log(messages: &[Message], found: &mut Findings) -> BTreeMap<String, Vec<Entry
         if id.is_empty() || tokens.get(4) != Some(&id.as_str()) {
             found.add("misplaced", &id, format!("#{} is stored as `{}`", m.seq, m.subject));
         }
-        // A message has the id of its last event.
-        if last && !m.id.as_deref().is_some_and(|told| is_message_id(told, &body)) {
+        if names && !m.id.as_deref().is_some_and(|told| is_message_id(told, &body)) {
             found.add(
                 "message_id",
                 &id,
@@ -201,5 +204,24 @@ fn submissions(asked: &Asked, records: &BTreeMap<String, Value>, found: &mut Fin
     }
     for ((_, key), ids) in by_key.iter().filter(|(k, _)| !known.contains(*k)) {
         found.add("uninvited", ids[0], format!("nobody submitted `{key}`"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_has_the_id_of_its_last_event_or_of_the_one_before_the_end() {
+        let named = |body: &str| {
+            let m = Message { seq: 1, subject: String::new(), id: None, time_ms: 0, body: body.as_bytes().to_vec() };
+            lines(&m).iter().position(|(_, _, names)| *names)
+        };
+        let (event, end) = (r#"{"id":"e"}"#, r#"{"id":"ended","event_count":8}"#);
+        assert_eq!(named(event), Some(0));
+        assert_eq!(named(end), Some(0));
+        assert_eq!(named(&format!("{event}\n{event}")), Some(1));
+        assert_eq!(named(&format!("{event}\n{event}\n{end}")), Some(1));
+        assert_eq!(named(""), Some(0));
     }
 }
