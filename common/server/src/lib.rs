@@ -11,7 +11,6 @@ mod death;
 mod fetch;
 mod locate;
 mod managed;
-mod memory;
 mod pinned;
 pub mod port;
 mod ready;

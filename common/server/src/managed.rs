@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Bound, Launch, conf, memory, ready, spawn_bound};
+use crate::{Bound, Launch, conf, ready, spawn_bound};
 
 /// How long a server that was asked to end may take; it has nothing to write back but its index.
 const GRACE: Duration = Duration::from_secs(5);
@@ -145,7 +145,6 @@ impl Managed {
         let open = || File::options().create(true).append(true).open(&log).map_err(file("cannot write", &log));
         let from = open()?.metadata().map_or(0, |m| m.len());
         let launch = Launch::new(binary).arg("-c").arg(&conf).stdout(open()?).stderr(open()?);
-        let launch = memory::variables().into_iter().fold(launch, |launch, (name, value)| launch.env(name, value));
         let mut child = spawn_bound(launch).map_err(file("cannot run", binary))?;
 
         let up = async {
