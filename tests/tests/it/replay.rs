@@ -59,6 +59,9 @@ async fn recorded_ends_are_found_again() -> anyhow::Result<()> {
     replayed(&site, "fan", Status::Completed).await?;
     site.run(&shapes::retrying("retried")?, "retried", site.trading()).await?;
     replayed(&site, "retried", Status::Completed).await?;
+    // Its worker tells start and end: the core finds the same.
+    site.run(&shapes::computing("whole")?, "whole", json!({})).await?;
+    replayed(&site, "whole", Status::Completed).await?;
     let failing = shapes::workflow(
         "failing",
         json!([
