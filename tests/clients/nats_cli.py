@@ -67,7 +67,7 @@ class Part:
         tap.complete([json.loads(t) for t in text.splitlines() if t.startswith("{")])
 
     def last(self):
-        text = nats("stream", "get", "haltline_events", "--last-for", f"haltline.events.*.note.{self.id}", "--json")
+        text = nats("stream", "get", "haltline_events", "--last-for", f"haltline.events.*.*.{self.id}", "--json")
         true(self.id in text, text)
 
     def definition(self):
