@@ -71,7 +71,8 @@ impl EventType {
             Self::ExecutionCompleted | Self::ExecutionFailed | Self::ExecutionHalted | Self::ExecutionCancelled | Self::ExecutionTimedOut
         )
     }
-    /// Whether it can change what the coordinator decides. These travel on `input` subjects.
+    /// Whether it can change what the coordinator decides. These travel on `input` subjects, whose first message may
+    /// begin with the execution's start, and then end with its end.
     pub const fn is_input(self) -> bool {
         matches!(self, Self::NodeCompleted | Self::NodeFailed | Self::NodeRefused | Self::NodeUnknown | Self::NodeStale)
     }
@@ -315,6 +316,7 @@ impl Event {
             _ => serde_json::from_slice::<Kind>(line).ok().map(|k| k.kind),
         }
     }
+
     /// An event of an execution with nothing but the common fields.
     pub fn new(kind: EventType, id: String, c: &Correlation, timestamp: Timestamp) -> Self {
         Self {

@@ -208,7 +208,7 @@ impl Names {
     pub fn notes_all(&self) -> String {
         format!("{}.events.*.note.>", self.ns)
     }
-    /// Events that decide.
+    /// Events that decide, and the execution's start where a worker tells it.
     pub fn input(&self, execution_id: &str) -> String {
         self.event("input", execution_id, "")
     }

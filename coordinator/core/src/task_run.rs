@@ -259,7 +259,7 @@ impl TaskRun {
         let done = self.task.nodes.iter().filter_map(|n| Some((&n.id, self.outputs.get(&n.id)?)));
         let times = (self.task.created_at, self.task.created_at.max(result.timestamp));
         // With the start.
-        let before = 1 + result.task_events.unwrap_or(1);
+        let before = 1 + result.task_events?;
         let results = results_of(done, 0);
         Some(terminal_event(EventType::ExecutionCompleted, Status::Completed, &self.task.correlation, times, before, results))
     }

@@ -471,7 +471,7 @@ impl World {
         let Some(walk) = w.walks.get_mut(&id) else { return Ok(()) };
         let (Opening::Holds(held), Some(start)) = (&walk.opening, walk.run.start()) else { return Ok(()) };
         let (held, last) = (held.clone(), held.last().expect("something is held").clone());
-        let end = walk.run.end(&last).filter(|_| last.task_events.is_some());
+        let end = walk.run.end(&last);
         let what = What::Log {
             class: Class::Input,
             execution: last.execution_id.clone(),
