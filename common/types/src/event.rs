@@ -595,3 +595,19 @@ impl Claims {
         self.by_node.get(node_id).map(|(token, by)| (*token, by.as_str()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_line_tells_is_found_wherever_it_says_so() {
+        let started = Event::new(EventType::ExecutionStarted, "e/started".into(), &Correlation::default(), Timestamp(0));
+        let line = serde_json::to_vec(&started).expect("serializes");
+        assert_eq!(Event::kind_of(&line), Some(EventType::ExecutionStarted));
+        assert_eq!(Event::kind_of(br#"{"id":"e","type":"node_failed"}"#), Some(EventType::NodeFailed));
+        for none in [&b""[..], b"{}", br#"{"type":"#, br#"{"type":""#, br#"{"type":"unheard_of"}"#, b"[]"] {
+            assert_eq!(Event::kind_of(none), None, "{}", String::from_utf8_lossy(none));
+        }
+    }
+}
