@@ -4,15 +4,15 @@ use std::{collections::HashSet, time::Duration};
 
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::try_join_all};
 use haltline_types::{
     Names,
-    event::{Claims, Command, CommandType, Event},
+    event::{Claims, Command, Event},
     json,
 };
 use serde_json::json as object;
 
-use crate::Link;
+use crate::{Link, js};
 
 /// A message of the log.
 #[derive(Clone, Debug)]
@@ -35,6 +35,11 @@ impl Entry {
 
 /// Messages asked for at once.
 const BATCH: usize = 512;
+/// Bytes asked for at once: what comes is kept until it is read.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// A message as it is stored: sequence, subject, body.
+type Raw = (u64, String, Bytes);
 
 /// A failed read.
 #[derive(Debug, thiserror::Error)]
@@ -70,29 +75,18 @@ pub async fn read(link: &Link, execution_id: &str) -> Result<Vec<(u64, Entry)>, 
     Ok(out)
 }
 
-/// The same as it is stored: sequence, subject, body.
-pub async fn raw(link: &Link, execution_id: &str) -> Result<Vec<(u64, String, Bytes)>, HistoryError> {
-    let [events, command] = link.names.log_of(execution_id);
-    let stream = link.names.events_stream();
-    // Events first: one that a claim has made void is then never read without the claim.
-    let mut raw = read_subject(link, &stream, &events).await?;
-    let commands = read_subject(link, &stream, &command).await?;
-    if let Some((abandoned, ..)) = commands.iter().find(|(_, _, body)| is_abandon(body)) {
-        // How many events there are before it counts: those stored while commands were read as well.
-        let (stored, from) = (*abandoned, raw.last().map_or(1, |(seq, ..)| seq + 1));
-        let rest = read_subject_from(link, &stream, &events, from).await?;
-        raw.extend(rest.into_iter().filter(|(seq, ..)| *seq < stored));
-    }
-    raw.extend(commands);
-    raw.sort_by_key(|(seq, ..)| *seq);
+/// The same as it is stored. What is there when it is asked for, and nothing of what
+/// follows: no entry is read without one that was stored before it.
+pub async fn raw(link: &Link, execution_id: &str) -> Result<Vec<Raw>, HistoryError> {
+    let mut raw = Log::of(link).await?.read(&link.names.log_of(execution_id)).await?;
+    raw.sort_unstable_by_key(|(seq, ..)| *seq);
     Ok(raw)
 }
 
 /// Commands only, in stream order, each with its sequence: few, whatever the execution has become.
 pub async fn commands(link: &Link, execution_id: &str) -> Result<Vec<(u64, Command)>, HistoryError> {
-    let [_, command] = link.names.log_of(execution_id);
-    let raw = read_subject(link, &link.names.events_stream(), &command).await?;
-    let parse = |(seq, _, payload): (u64, String, Bytes)| {
+    let raw = Log::of(link).await?.read(&[link.names.command(execution_id)]).await?;
+    let parse = |(seq, _, payload): Raw| {
         let command = serde_json::from_slice(&payload).map_err(|source| HistoryError::Malformed { seq, source })?;
         Ok((seq, command))
     };
@@ -114,6 +108,30 @@ pub async fn events(link: &Link, execution_id: &str) -> Result<Vec<(u64, Event)>
     Ok(out)
 }
 
+/// Messages with events of an execution.
+#[derive(Debug)]
+pub struct Page {
+    /// Sequence and body of each, in stream order.
+    pub messages: Vec<(u64, Bytes)>,
+    /// Whether the log has no more of them.
+    pub end: bool,
+}
+
+/// What follows `after`: `messages` of them or, where these have more than `bytes`, fewer.
+pub async fn page(link: &Link, execution_id: &str, after: u64, messages: usize, bytes: usize) -> Result<Page, HistoryError> {
+    let log = Log::of(link).await?;
+    let (names, most) = (&link.names, Most { messages, bytes });
+    let subjects = [names.note(execution_id), names.input(execution_id)];
+    let parts = try_join_all(subjects.iter().map(|subject| log.subject(subject, after.saturating_add(1), &most))).await?;
+    let end = parts.iter().all(|(_, more)| !more);
+    // Where one subject has more, what the other one has behind it comes later.
+    let upto = parts.iter().filter(|(_, more)| *more).filter_map(|(raw, _)| raw.last()).map(|(seq, ..)| *seq).min();
+    let upto = upto.unwrap_or(log.upto).min(log.upto);
+    let mut found: Vec<_> = parts.into_iter().flat_map(|(raw, _)| raw).filter(|(seq, ..)| *seq <= upto).collect();
+    found.sort_unstable_by_key(|(seq, ..)| *seq);
+    Ok(Page { messages: found.into_iter().map(|(seq, _, body)| (seq, body)).collect(), end })
+}
+
 /// Ids of an execution's tasks that are in the queue: waiting, or with a worker that has not
 /// acknowledged them.
 pub async fn queued(link: &Link, execution_id: &str) -> Result<Vec<String>, HistoryError> {
@@ -121,7 +139,7 @@ pub async fn queued(link: &Link, execution_id: &str) -> Result<Vec<String>, Hist
     struct Id {
         task_id: String,
     }
-    let raw = read_subject(link, &link.names.tasks_stream(), &link.names.tasks_of(execution_id)).await?;
+    let raw = Log::start(link, link.names.tasks_stream()).await?.read(&[link.names.tasks_of(execution_id)]).await?;
     raw.iter()
         .map(|(seq, _, payload)| {
             let id = serde_json::from_slice::<Id>(payload);
@@ -130,37 +148,80 @@ pub async fn queued(link: &Link, execution_id: &str) -> Result<Vec<String>, Hist
         .collect()
 }
 
-fn is_abandon(body: &[u8]) -> bool {
-    serde_json::from_slice::<Command>(body).is_ok_and(|c| c.kind == CommandType::Abandon)
+/// A stream as it was at one moment.
+struct Log<'l> {
+    link: &'l Link,
+    stream: String,
+    /// Sequence of its last message.
+    upto: u64,
+    /// Copies of it, one of which may answer a direct get with less than all.
+    copies: u64,
 }
 
-/// Messages of a stream whose subject matches: by batched direct get, which any copy of the stream
-/// answers and one that lags answers with less; so the rest is asked from its leader.
-async fn read_subject(link: &Link, stream: &str, subject: &str) -> Result<Vec<(u64, String, Bytes)>, HistoryError> {
-    read_subject_from(link, stream, subject, 1).await
-}
-
-async fn read_subject_from(link: &Link, stream: &str, subject: &str, mut from: u64) -> Result<Vec<(u64, String, Bytes)>, HistoryError> {
-    let mut out = Vec::new();
-    loop {
-        let (last, more) = read_batch(link, stream, subject, from, &mut out).await?;
-        if !out.is_empty() {
-            from = last + 1;
-        }
-        if !more {
-            break;
-        }
+impl<'l> Log<'l> {
+    async fn of(link: &'l Link) -> Result<Self, HistoryError> {
+        Self::start(link, link.names.events_stream()).await
     }
-    let leader = link.js.get_stream_no_info(stream).await.map_err(|e| HistoryError::Silent(e.to_string()))?;
-    loop {
-        match leader.get_first_raw_message_by_subject(subject, from).await {
-            Ok(m) => {
-                from = m.sequence + 1;
-                out.push((m.sequence, m.subject.to_string(), m.payload));
+
+    /// As it is now, which its leader says.
+    async fn start(link: &'l Link, stream: String) -> Result<Self, HistoryError> {
+        let info = js::stream_info(link, &stream).await.map_err(|e| HistoryError::Silent(e.to_string()))?;
+        // Whoever does not say how many copies there are is taken to have several.
+        let copies = info.config["num_replicas"].as_u64().unwrap_or(u64::MAX);
+        Ok(Self { link, stream, upto: info.state.last_seq, copies })
+    }
+
+    /// All messages of these subjects, those of one subject in stream order. Each is asked for by itself: for a
+    /// pattern, nats-server looks at every message of a block that it has in memory, and at every block after it.
+    async fn read(&self, subjects: &[String]) -> Result<Vec<Raw>, HistoryError> {
+        let all = Most { messages: usize::MAX, bytes: usize::MAX };
+        let parts = try_join_all(subjects.iter().map(|subject| self.subject(subject, 1, &all))).await?;
+        Ok(parts.into_iter().flat_map(|(raw, _)| raw).filter(|(seq, ..)| *seq <= self.upto).collect())
+    }
+
+    /// Messages of a subject from `from` on, and whether there are more than were asked for. By batched direct get,
+    /// which any copy of the stream answers and one that lags answers with less; so the rest is asked from the leader.
+    async fn subject(&self, subject: &str, mut from: u64, most: &Most) -> Result<(Vec<Raw>, bool), HistoryError> {
+        let (mut out, mut more) = (Vec::new(), true);
+        while more && from <= self.upto {
+            if most.are_in(&out) {
+                return Ok((out, true));
             }
-            Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => return Ok(out),
-            Err(e) => return Err(HistoryError::Silent(e.to_string())),
+            let batch = BATCH.min(most.messages - out.len());
+            let last;
+            (last, more) = read_batch(self.link, &self.stream, subject, from, batch, &mut out).await?;
+            if !out.is_empty() {
+                from = last + 1;
+            }
         }
+        if self.copies == 1 {
+            return Ok((out, false));
+        }
+        let leader = self.link.js.get_stream_no_info(&self.stream).await.map_err(|e| HistoryError::Silent(e.to_string()))?;
+        while from <= self.upto {
+            match leader.get_first_raw_message_by_subject(subject, from).await {
+                Ok(_) if most.are_in(&out) => return Ok((out, true)),
+                Ok(m) => {
+                    from = m.sequence + 1;
+                    out.push((m.sequence, m.subject.to_string(), m.payload));
+                }
+                Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => break,
+                Err(e) => return Err(HistoryError::Silent(e.to_string())),
+            }
+        }
+        Ok((out, false))
+    }
+}
+
+/// How much is read at most: a little more, as the messages are.
+struct Most {
+    messages: usize,
+    bytes: usize,
+}
+
+impl Most {
+    fn are_in(&self, out: &[Raw]) -> bool {
+        out.len() >= self.messages || out.iter().map(|(.., body)| body.len()).sum::<usize>() >= self.bytes
     }
 }
 
@@ -169,12 +230,13 @@ async fn read_batch(
     stream: &str,
     subject: &str,
     from: u64,
-    out: &mut Vec<(u64, String, Bytes)>,
+    batch: usize,
+    out: &mut Vec<Raw>,
 ) -> Result<(u64, bool), HistoryError> {
     let silent = |e: String| HistoryError::Silent(e);
     let inbox = link.client.new_inbox();
     let mut sub = link.client.subscribe(inbox.clone()).await.map_err(|e| silent(e.to_string()))?;
-    let ask = object!({ "seq": from, "batch": BATCH, "next_by_subj": subject }).to_string();
+    let ask = object!({ "seq": from, "batch": batch, "max_bytes": BATCH_BYTES, "next_by_subj": subject }).to_string();
     link.client
         .publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, Bytes::from(ask))
         .await

@@ -1,6 +1,7 @@
 //! Whether nats-server syncs each write to its disk before it acknowledges it (`sync_interval: always`).
 //! Clients are not told, so it is measured: writes sent at once cost a sync each then, and otherwise
-//! hardly more than one alone.
+//! hardly more than one alone. On a busy machine, many of anything cost more than one; so they are compared as well
+//! with as many repeats of a write, which the server answers without writing.
 
 use std::{
     sync::{
@@ -10,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_nats::{HeaderMap, header};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -24,11 +26,13 @@ use crate::{
 const BURST: usize = 64;
 /// Writes one after the other, in each round; the fastest counts.
 const ALONE: usize = 4;
-/// A burst that takes more than so many single writes was synced message by message. On an idle
+/// A burst that takes more than so many single writes may have been synced message by message. On an idle
 /// machine a burst takes 3 to 6 without syncs and 30 to 50 with them.
 const SYNCED_FROM: f64 = 14.0;
-/// Rounds before a slow burst is believed: the load of the machine makes single ones slow.
-const ROUNDS: usize = 8;
+/// And it takes more than so many times what as many repeats take, just before and just after it.
+const OVER_REPEATS: f64 = 4.0;
+/// Rounds that say the same before it is believed: the load of the machine makes single ones wrong.
+const ROUNDS: u32 = 4;
 /// No further round after this: a disk so slow leaves no doubt.
 const LIMIT: Duration = Duration::from_secs(2);
 /// An answer that takes longer is none.
@@ -54,7 +58,9 @@ pub struct Measured {
     pub alone: Duration,
     /// The fastest [`Measured::burst_of`] writes sent at once.
     pub burst: Duration,
-    /// How many these are.
+    /// The fastest so many repeats of one write, which are answered and not stored.
+    pub repeats: Duration,
+    /// How many writes, and repeats, were sent at once.
     pub burst_of: usize,
     /// What follows from it.
     pub sync: Sync,
@@ -63,7 +69,8 @@ pub struct Measured {
 impl std::fmt::Display for Measured {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
-        write!(f, "one write took {:.2} ms, {} at once {:.2} ms", ms(self.alone), self.burst_of, ms(self.burst))
+        let Self { alone, burst, repeats, burst_of, .. } = *self;
+        write!(f, "one write took {:.2} ms, {burst_of} at once {:.2} ms, repeats of one {:.2} ms", ms(alone), ms(burst), ms(repeats))
     }
 }
 
@@ -140,50 +147,85 @@ pub fn measure_if_due(link: &Link) {
 /// # Errors
 /// When the stream is missing, refuses them, or does not answer.
 pub async fn measure(link: &Link) -> Result<Measured, ApiFailure> {
-    let subject = link.names.sync_probe();
-    let inbox = link.client.new_inbox();
-    let mut answers = link.client.subscribe(inbox.clone()).await.map_err(silent)?;
+    let mut probe = Probe::start(link).await?;
     let begun = Instant::now();
-    let mut measured = Measured { alone: Duration::MAX, burst: Duration::MAX, burst_of: BURST, sync: Sync::Unknown };
-    for round in 1.. {
+    let longest = Duration::MAX;
+    let mut fastest = Measured { alone: longest, burst: longest, repeats: longest, burst_of: BURST, sync: Sync::Unknown };
+    let (mut later, mut always) = (0, 0);
+    // What is repeated has to be there.
+    probe.send(Some(REPEATED), 1).await?;
+    while later < ROUNDS && always < ROUNDS && (later + always == 0 || begun.elapsed() < LIMIT) {
+        let mut alone = longest;
         for _ in 0..ALONE {
-            measured.alone = measured.alone.min(writes(link, &subject, &inbox, &mut answers, 1).await?);
+            alone = alone.min(probe.send(None, 1).await?);
         }
-        measured.burst = measured.burst.min(writes(link, &subject, &inbox, &mut answers, BURST).await?);
-        if measured.burst.as_secs_f64() < measured.alone.as_secs_f64() * SYNCED_FROM {
-            measured.sync = Sync::Later;
-            break;
+        let before = probe.send(Some(REPEATED), BURST).await?;
+        let burst = probe.send(None, BURST).await?;
+        let after = probe.send(Some(REPEATED), BURST).await?;
+        if burst > alone.mul_f64(SYNCED_FROM) && burst > before.max(after).mul_f64(OVER_REPEATS) {
+            always += 1;
+        } else {
+            later += 1;
         }
-        if round >= ROUNDS || begun.elapsed() > LIMIT {
-            measured.sync = Sync::Always;
-            break;
-        }
+        fastest.alone = fastest.alone.min(alone);
+        fastest.burst = fastest.burst.min(burst);
+        fastest.repeats = fastest.repeats.min(before).min(after);
+        tracing::debug!(?alone, ?burst, ?before, ?after, "a round of measuring");
     }
-    Ok(measured)
+    fastest.sync = if always > later { Sync::Always } else { Sync::Later };
+    Ok(fastest)
 }
+
+/// The id of the write that is repeated.
+const REPEATED: &str = "repeated";
 
 #[derive(Deserialize)]
 struct Ack {
     error: Option<ErrorBody>,
 }
 
-/// How long `n` writes take, sent at once, up to the last answer.
-async fn writes(link: &Link, subject: &str, inbox: &str, answers: &mut async_nats::Subscriber, n: usize) -> Result<Duration, ApiFailure> {
-    let begun = Instant::now();
-    for _ in 0..n {
-        link.client.publish_with_reply(subject.to_owned(), inbox.to_owned(), Bytes::new()).await.map_err(silent)?;
+struct Probe<'l> {
+    link: &'l Link,
+    subject: String,
+    inbox: String,
+    answers: async_nats::Subscriber,
+}
+
+impl<'l> Probe<'l> {
+    async fn start(link: &'l Link) -> Result<Self, ApiFailure> {
+        let inbox = link.client.new_inbox();
+        let answers = link.client.subscribe(inbox.clone()).await.map_err(silent)?;
+        Ok(Self { link, subject: link.names.sync_probe(), inbox, answers })
     }
-    for _ in 0..n {
-        let answer = tokio::time::timeout(PATIENCE, answers.next()).await.map_err(silent)?;
-        let answer = answer.ok_or_else(|| silent("the connection was closed"))?;
-        if answer.status.is_some() {
-            return Err(silent("there is no stream to measure with; `haltline ensure` makes it"));
+
+    /// How long `n` writes take, sent at once, up to the last answer; with an id, all but the first one ever are
+    /// answered without being stored.
+    async fn send(&mut self, id: Option<&str>, n: usize) -> Result<Duration, ApiFailure> {
+        let begun = Instant::now();
+        for _ in 0..n {
+            let (subject, inbox) = (self.subject.clone(), self.inbox.clone());
+            let sent = match id {
+                None => self.link.client.publish_with_reply(subject, inbox, Bytes::new()).await,
+                Some(id) => {
+                    let mut headers = HeaderMap::new();
+                    headers.insert(header::NATS_MESSAGE_ID, id);
+                    self.link.client.publish_with_reply_and_headers(subject, inbox, headers, Bytes::new()).await
+                }
+            };
+            sent.map_err(silent)?;
         }
-        if let Some(e) = serde_json::from_slice::<Ack>(&answer.payload).map_err(silent)?.error {
-            return Err(ApiFailure::Answered { code: e.code, err_code: e.err_code, description: e.description });
+        for _ in 0..n {
+            let answer = tokio::time::timeout(PATIENCE, self.answers.next()).await.map_err(silent)?;
+            let answer = answer.ok_or_else(|| silent("the connection was closed"))?;
+            if answer.status.is_some() {
+                return Err(silent("there is no stream to measure with; `haltline ensure` makes it"));
+            }
+            if let Some(e) = serde_json::from_slice::<Ack>(&answer.payload).map_err(silent)?.error {
+                return Err(ApiFailure::Answered { code: e.code, err_code: e.err_code, description: e.description });
+            }
         }
+        Ok(begun.elapsed())
     }
-    Ok(begun.elapsed())
 }
 
 fn silent(e: impl std::fmt::Display) -> ApiFailure {

@@ -13,10 +13,10 @@ use haltline_core::{Loaded, LogMessage, Plan};
 use crate::plans;
 
 /// Loads until it succeeds: an execution that cannot be read now must not be forgotten.
-pub async fn load(link: Link, id: SmolStr, cached: impl Fn(&str, &str) -> Option<Arc<Plan>>) -> (SmolStr, Loaded) {
+pub async fn load(link: Link, id: SmolStr, key: Option<SmolStr>, cached: impl Fn(&str, &str) -> Option<Arc<Plan>>) -> (SmolStr, Loaded) {
     let mut delays = Reconnect::new(Duration::from_secs(2));
     loop {
-        match try_load(&link, &id, &cached).await {
+        match try_load(&link, &id, key.as_deref(), &cached).await {
             Ok(loaded) => return (id, loaded),
             Err(why) => {
                 tracing::warn!(execution_id = id.as_str(), why, "cannot read an execution back; trying again");
@@ -26,12 +26,15 @@ pub async fn load(link: Link, id: SmolStr, cached: impl Fn(&str, &str) -> Option
     }
 }
 
-async fn try_load(link: &Link, id: &str, cached: &impl Fn(&str, &str) -> Option<Arc<Plan>>) -> Result<Loaded, String> {
+async fn try_load(link: &Link, id: &str, key: Option<&str>, cached: &impl Fn(&str, &str) -> Option<Arc<Plan>>) -> Result<Loaded, String> {
     let record = kv::record(link, id).await.map_err(|e| e.to_string())?;
     let Some((record, revision)) = record else {
         tracing::warn!(execution_id = id, "the log has inputs of an execution that has no record; ignored");
-        return Ok(Loaded { record: None, plan: None, queued: Vec::new(), history: Vec::new() });
+        return Ok(Loaded { record: None, plan: None, queued: Vec::new(), history: Vec::new(), anothers: false });
     };
+    if Loaded::is_anothers(&record, key) {
+        return Ok(Loaded::anothers(record, revision));
+    }
     let (workflow, version) = (&record.correlation.workflow_id, &record.workflow_version);
     let plan = match cached(workflow, version) {
         Some(plan) => plan,
@@ -55,5 +58,5 @@ async fn try_load(link: &Link, id: &str, cached: &impl Fn(&str, &str) -> Option<
             history::Entry::Command(c) => (seq, LogMessage::Command(c)),
         })
         .collect();
-    Ok(Loaded { record: Some((record, revision)), plan: Some(plan), queued, history })
+    Ok(Loaded { record: Some((record, revision)), plan: Some(plan), queued, history, anothers: false })
 }

@@ -108,7 +108,7 @@ impl Service {
                         let record = matches!(body, Body::Create(_) | Body::Replace(..));
                         self.outbox.send(Tag::Engine { shard: shard.number, epoch: shard.epoch, id, record }, write).await;
                     }
-                    Out::Load(id) => self.loads_waiting.push((shard.number, shard.epoch, id)),
+                    Out::Load(id, key) => self.loads_waiting.push((shard.number, shard.epoch, id, key)),
                     Out::Reply(ticket, reply) => {
                         fault::point("coordinator.reply");
                         match &reply {
@@ -147,11 +147,11 @@ impl Service {
         // Together, where writes are grouped.
         self.outbox.flush().await;
         while self.loads.len() < LOADS_MAX
-            && let Some((shard, epoch, id)) = self.loads_waiting.pop()
+            && let Some((shard, epoch, id, key)) = self.loads_waiting.pop()
         {
             let (link, plans) = (self.link.clone(), self.plans.snapshot());
             self.loads.spawn(async move {
-                let (id, loaded) = loads::load(link, id, plans).await;
+                let (id, loaded) = loads::load(link, id, key, plans).await;
                 (shard, epoch, id, loaded)
             });
         }

@@ -90,7 +90,7 @@ pub struct Service {
     pub(crate) requests: Requests,
     pub(crate) held: Held,
     pub(crate) loads: JoinSet<(u32, u64, SmolStr, Loaded)>,
-    pub(crate) loads_waiting: Vec<(u32, u64, SmolStr)>,
+    pub(crate) loads_waiting: Vec<(u32, u64, SmolStr, Option<SmolStr>)>,
     pointers: Tail,
     guard: Guard,
     members: Members,

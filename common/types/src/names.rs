@@ -230,9 +230,9 @@ impl Names {
     pub fn events_of(&self, execution_id: &str) -> String {
         self.event("*", execution_id, "")
     }
-    /// Everything the log has of an execution: events and commands.
-    pub fn log_of(&self, execution_id: &str) -> [String; 2] {
-        [self.events_of(execution_id), self.command(execution_id)]
+    /// Everything the log has of an execution: notes, inputs and commands.
+    pub fn log_of(&self, execution_id: &str) -> [String; 3] {
+        [self.note(execution_id), self.input(execution_id), self.command(execution_id)]
     }
     /// Changes of the control flag, as events.
     pub fn control_events(&self) -> String {

@@ -67,24 +67,6 @@ pub(crate) struct Chunk {
     pub stored: bool,
 }
 
-/// Messages that match a subject, as REST reads them.
-#[derive(Debug, Default)]
-pub(crate) struct Page {
-    /// Each with its sequence; commands without events.
-    pub messages: Vec<(u64, Vec<LogEvent>)>,
-    /// Whether the stream has no more that match.
-    pub end: bool,
-}
-
-/// Reads up to `batch` messages that match `subject`, from sequence `from` on.
-///
-/// # Errors
-/// When the server does not answer completely.
-pub(crate) async fn page(link: &Link, subject: &str, from: u64, batch: usize) -> Result<Page, String> {
-    let page = stored::page(link, Epoch::default(), subject, from, batch).await?;
-    Ok(Page { messages: page.messages.into_iter().map(|m| (m.seq, m.events)).collect(), end: page.end })
-}
-
 /// The hub.
 pub(crate) struct Hub {
     link: Link,

@@ -3,6 +3,7 @@
 use anyhow::ensure;
 use futures_util::future::try_join_all;
 use haltline_client::{Code, Status};
+use haltline_common::types::definition::Definition;
 use haltline_tests::{Site, checks, ledger, shapes};
 use serde_json::json;
 
@@ -92,6 +93,61 @@ async fn hostile_ids_are_only_ids() -> anyhow::Result<()> {
         let told = site.caller().call(&["executions", "show", &outcome.execution_id, "--json"]).await?;
         ensure!(told.json()?["workflow_id"] == id, "{id}: {told:?}");
     }
+    site.done();
+    Ok(())
+}
+
+/// Two keys of the workflow `twins` whose first candidate for an id is the same, found by trying some 75,000.
+const TWINS: [&str; 2] = ["k24455", "k74219"];
+
+fn twins(duration: &str) -> anyhow::Result<Definition> {
+    let nodes = json!([
+        { "id": "wait", "type": "sleep", "params": { "duration": duration } },
+        { "id": "say", "type": "static", "inputs": { "slept": { "node": "wait", "output": "slept_ms" }, "key": { "input": "key" } } },
+    ]);
+    shapes::workflow("twins", nodes)
+}
+
+/// Both have an id of their own, also when they are submitted again, and told what is theirs.
+async fn are_told_apart(site: &Site, twins: &Definition) -> anyhow::Result<()> {
+    let mut ids = Vec::new();
+    for key in TWINS {
+        let (record, events) = checks::ended(&site.client, key).await?;
+        ensure!(record.status == Status::Completed && record.key == key, "{record:?}");
+        ensure!(events.len() == 6, "{key}: {:?}", checks::kinds(&events));
+        let again = site.client.submit(shapes::submission(twins, key, json!({ "key": key }))).await?;
+        ensure!(again.repeated && again.execution_id == record.correlation.execution_id, "{key}: {again:?}");
+        ids.push(again.execution_id);
+    }
+    ensure!(ids[0] == "exec_twins_7aed8fe1" && ids[1] != ids[0], "they draw different ids: {ids:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_that_draws_the_id_of_an_ended_execution_gets_another() -> anyhow::Result<()> {
+    let site = Site::start(COMMAND).await?;
+    let twins = twins("1ms")?;
+    for key in TWINS {
+        let outcome = site.run(&twins, key, json!({ "key": key })).await?;
+        ensure!(outcome.status == Status::Completed && outcome.outputs["say"]["key"] == key, "{outcome:?}");
+    }
+    are_told_apart(&site, &twins).await?;
+    site.done();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_that_draws_the_id_of_a_running_execution_gets_another() -> anyhow::Result<()> {
+    let mut site = Site::start(COMMAND).await?;
+    let twins = twins("2s")?;
+    let [first, second] = TWINS;
+    let running = site.submit(&twins, first, json!({ "key": first })).await?;
+    // Known to who runs it, and to a successor only by its record.
+    site.process("coordinator")?.kill();
+    site.spawn("successor", &["coordinator"], None)?;
+    let other = site.submit(&twins, second, json!({ "key": second })).await?;
+    ensure!(other != running, "{other}");
+    are_told_apart(&site, &twins).await?;
     site.done();
     Ok(())
 }

@@ -43,7 +43,19 @@ impl Engine {
     /// harmless, leaving it out is not.
     pub fn loaded(&mut self, id: &str, loaded: Loaded) {
         let Some(Slot::Loading(loading)) = self.slots.remove(id) else { return };
+        if loaded.anothers && !loading.only_waiting() {
+            // It has become more than a question.
+            self.load(id, loading);
+            return;
+        }
         let Loading { waiting, commands, inputs, end_told, entries, created, mut quiet } = loading;
+        if let (true, Some((record, _))) = (loaded.anothers, &loaded.record) {
+            self.close(entries, created);
+            for w in waiting {
+                self.meet(w, record, false);
+            }
+            return;
+        }
         let (Some((record, revision)), Some(plan)) = (loaded.record, loaded.plan) else {
             // A record that expired, or never was: nothing can be decided about it.
             self.close(entries, created);

@@ -65,8 +65,9 @@ pub enum Body {
 pub enum Out {
     /// Write it and answer with [`Engine::stored`] or [`Engine::conflicted`].
     Write(WriteId, Body),
-    /// Read record and log of an execution and answer with [`Engine::loaded`].
-    Load(SmolStr),
+    /// Read record and log of an execution and answer with [`Engine::loaded`]. With a key, the record is enough where
+    /// it is final and another's ([`Loaded::is_anothers`]).
+    Load(SmolStr, Option<SmolStr>),
     /// Answer a request.
     Reply(u64, Reply),
     /// Tell a waiting client the end.
@@ -93,6 +94,19 @@ pub struct Loaded {
     pub queued: Vec<String>,
     /// Everything the log has of it, in order, read after the queue.
     pub history: Vec<(u64, LogMessage)>,
+    /// Nothing but the record was read.
+    pub anothers: bool,
+}
+
+impl Loaded {
+    /// Whether a record says all that whoever submits with `key` has to know: that its id is taken.
+    pub fn is_anothers(record: &Record, key: Option<&str>) -> bool {
+        record.status.is_terminal() && key.is_some_and(|key| key != record.key)
+    }
+    /// What a load found if so.
+    pub fn anothers(record: Record, revision: u64) -> Self {
+        Self { record: Some((record, revision)), plan: None, queued: Vec::new(), history: Vec::new(), anothers: true }
+    }
 }
 
 /// What bounds an engine.
@@ -172,6 +186,13 @@ struct Loading {
     created: Option<u64>,
     /// Read again because nothing was heard of it.
     quiet: stuck::Quiet,
+}
+
+impl Loading {
+    /// Nothing is to be done with it, only submissions ask for it.
+    fn only_waiting(&self) -> bool {
+        self.inputs.is_empty() && self.commands.is_empty() && !self.end_told
+    }
 }
 
 /// An execution in memory.
@@ -328,8 +349,9 @@ impl Engine {
     }
 
     fn load(&mut self, id: &str, loading: Loading) {
+        let key = loading.waiting.first().filter(|_| loading.only_waiting()).map(|w| w.submit.key.clone());
         self.slots.insert(id.into(), Slot::Loading(loading));
-        self.out.push_back(Out::Load(id.into()));
+        self.out.push_back(Out::Load(id.into(), key));
     }
 
     fn write(&mut self, purpose: Purpose, body: Body) {

@@ -1,12 +1,16 @@
 //! One execution: its record, its events, where its nodes stand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use axum::extract::{Path, State};
 use haltline_client::{ApiError, Code};
-use haltline_common::types::{
-    SmolStr, Timestamp,
-    event::{Event, EventType},
+use haltline_common::{
+    history::{self, HistoryError},
+    types::{
+        SmolStr, Timestamp,
+        event::{Event, EventType},
+        json,
+    },
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,7 +21,6 @@ use crate::{
     api::{Asked, Reply},
     app::App,
     auth::Who,
-    hub,
     problem::Problem,
 };
 
@@ -67,32 +70,34 @@ pub(super) async fn events(
     if !who.0.scopes.all() {
         known(&app, &who, &id).await?;
     }
-    let subject = app.link.names.events_of(&id);
-    let mut pos = p.after.unwrap_or(0);
-    let (mut bytes, mut end) = (0, false);
+    let unavailable = |e: HistoryError| ApiError::new(Code::Unavailable, e.to_string());
+    let page = history::page(&app.link, &id, p.after.unwrap_or(0), limit, EVENTS_BYTES_MAX).await.map_err(unavailable)?;
     let mut found: Vec<Map<String, Value>> = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    while !end && found.len() < limit && bytes < EVENTS_BYTES_MAX {
-        let page = hub::page(&app.link, &subject, pos.saturating_add(1), limit - found.len())
-            .await
-            .map_err(|e| ApiError::new(Code::Unavailable, e))?;
-        end = page.end;
-        for (seq, events) in page.messages {
-            pos = seq;
-            // All of a message, also above the limit: what follows is asked for by sequence.
-            for event in events.into_iter().filter(|e| seen.insert(e.id.clone())) {
-                bytes += event.json().len();
-                let mut map: Map<String, Value> = serde_json::from_str(event.json()).unwrap_or_default();
-                map.insert("seq".into(), seq.into());
-                found.push(map);
+    let mut seen = HashSet::new();
+    let mut next = None;
+    let mut messages = page.messages.into_iter().peekable();
+    while let Some((seq, body)) = messages.next() {
+        // All of a message, also above the limit: what follows is asked for by sequence.
+        for line in json::lines(&body) {
+            match serde_json::from_slice::<Map<String, Value>>(line) {
+                Ok(mut event) if seen.insert(event.get("id").cloned()) => {
+                    event.insert("seq".into(), seq.into());
+                    found.push(event);
+                }
+                Ok(_) => {} // stored twice
+                Err(error) => tracing::warn!(seq, %error, "an event of the log is malformed; left out"),
             }
+        }
+        let more = messages.peek().is_some() || !page.end;
+        next = more.then_some(seq);
+        if found.len() >= limit {
+            break;
         }
     }
     if found.is_empty() && p.after.is_none() {
         // Nothing yet, or nobody by that name?
         known(&app, &who, &id).await?;
     }
-    let next = (!end).then_some(pos);
     Ok(Reply::ok(Events { execution_id: id, events: found, next }))
 }
 

@@ -32,12 +32,13 @@ pub enum Tag {
 }
 
 /// A read of an execution, step by step, as the real one: record, tasks in the queue, events, commands.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Load {
     record: Option<(Record, u64)>,
     queued: Vec<String>,
     history: Vec<(u64, LogMessage)>,
     step: u32,
+    key: Option<SmolStr>,
 }
 
 /// An active coordinator.
@@ -117,17 +118,16 @@ impl World {
         if !c.swept {
             self.send(pid, Up::Sweep(c.last_swept));
         }
-        let ids: Vec<SmolStr> = c.loads.keys().cloned().collect();
-        for id in ids {
-            self.start_load(pid, c, id);
+        for (id, load) in c.loads.clone() {
+            self.start_load(pid, c, id, load.key);
         }
     }
 
-    fn start_load(&mut self, pid: Pid, c: &mut Coordinator, id: SmolStr) {
+    fn start_load(&mut self, pid: Pid, c: &mut Coordinator, id: SmolStr, key: Option<SmolStr>) {
         c.next_token += 1;
         c.tokens.retain(|_, other| *other != id);
         c.tokens.insert(c.next_token, id.clone());
-        c.loads.insert(id.clone(), Load::default());
+        c.loads.insert(id.clone(), Load { key, ..Load::default() });
         self.send(pid, Up::ReadRecord { token: c.next_token, id, point: "" });
     }
 
@@ -223,7 +223,7 @@ impl World {
                     let tag = if matches!(body, Body::Create(_) | Body::Replace(..)) { Tag::Record(id) } else { Tag::Engine(id) };
                     self.queue(pid, c, tag, write);
                 }
-                Out::Load(id) => self.start_load(pid, c, id),
+                Out::Load(id, key) => self.start_load(pid, c, id, key),
                 Out::Reply(ticket, reply) => {
                     self.point(pid, "coordinator.reply")?;
                     if let Some((to, request, _)) = c.tickets.remove(&ticket) {
@@ -398,6 +398,14 @@ impl World {
         let Some(load) = c.loads.get_mut(&id) else { return };
         f(load);
         load.step += 1;
+        if load.step == 1
+            && let Some((record, revision)) = load.record.take_if(|(r, _)| Loaded::is_anothers(r, load.key.as_deref()))
+        {
+            c.tokens.remove(&token);
+            c.loads.remove(&id);
+            c.engine.loaded(&id, Loaded::anothers(record, revision));
+            return;
+        }
         // Events once more if the execution was abandoned: those stored while commands were read count.
         let abandoned = |m: &LogMessage| matches!(m, LogMessage::Command(c) if c.kind == CommandType::Abandon);
         let again = load.step == 4 && load.history.iter().any(|(_, m)| abandoned(m));
@@ -417,6 +425,6 @@ impl World {
         history.sort_by_key(|(seq, _)| *seq);
         let plan = load.record.as_ref().and_then(|(r, _)| workload::plan_of(&r.correlation.workflow_id));
         self.note(|| format!("coordinator {pid} loaded {id}: {} entries", history.len()));
-        c.engine.loaded(&id, Loaded { record: load.record, plan, queued: load.queued, history });
+        c.engine.loaded(&id, Loaded { record: load.record, plan, queued: load.queued, history, anothers: false });
     }
 }
