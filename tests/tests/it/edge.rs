@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
 use haltline_common::{clock, types::SmolStr};
-use haltline_tests::{Site, http, shapes, until};
+use haltline_tests::{Site, checks, http, shapes, until};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -128,6 +128,40 @@ async fn lists_go_on_after_a_kill_and_are_built_anew_where_they_must() -> anyhow
     // Another gateway must not share it.
     let told = site.caller().call(&["gateway", "--port", "0", "--index", &index]).await?;
     ensure!(told.code == Some(1) && told.err.contains("another gateway has it open"), "{told:?}");
+    site.done();
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_events_of_an_execution_come_in_pages() -> anyhow::Result<()> {
+    let mut site = Site::start(COMMAND).await?;
+    site.spawn_market().await?;
+    site.spawn_gateway(None).await?;
+    // Its nodes act, branch and are tried again: notes and inputs take turns in the log.
+    for shape in [shapes::parallel("parallel")?, shapes::retrying("retrying")?, shapes::chain("chain")?] {
+        let id = site.run(&shape, &shape.id, site.trading()).await?.execution_id;
+        let (_, events) = checks::ended(&site.client, &shape.id).await?;
+        let url = format!("{}/v1/executions/{id}/events", site.gateway_url());
+        let page = async |query: &str| {
+            let (status, page) = http::answer(http::client()?.get(format!("{url}{query}"))).await?;
+            ensure!(status == 200, "{status} {page}");
+            anyhow::Ok(page)
+        };
+        let all = page("").await?;
+        let ids = |page: &Value| page["events"].as_array().into_iter().flatten().map(|e| e["id"].clone()).collect::<Vec<_>>();
+        ensure!(ids(&all).len() == events.len() && all["next"].is_null(), "{}: {all}", shape.id);
+        for limit in [1, 2, 3] {
+            let (mut told, mut after) = (Vec::new(), String::new());
+            loop {
+                let part = page(&format!("?limit={limit}{after}")).await?;
+                told.extend(ids(&part));
+                let Some(next) = part["next"].as_u64() else { break };
+                ensure!(!ids(&part).is_empty(), "{}: an empty page that is not the last: {part}", shape.id);
+                after = format!("&after={next}");
+            }
+            ensure!(told == ids(&all), "{} by {limit}: {told:?}", shape.id);
+        }
+    }
     site.done();
     Ok(())
 }
