@@ -1,6 +1,7 @@
 //! `haltline bench`: what this machine does, measured on processes of its own, and read back
 //! afterwards to see that nothing is missing.
 
+mod against;
 mod check;
 mod gateway;
 mod halt;
@@ -12,6 +13,7 @@ mod report;
 mod workload;
 
 use anyhow::Context as _;
+use haltline_client::Client;
 use haltline_common::topology;
 use serde_json::json;
 
@@ -59,6 +61,9 @@ pub struct Args {
     /// Executions that have ended and are kept before the measured ones begin, two minutes later
     #[arg(long, value_name = "N", default_value_t = 0)]
     kept: usize,
+    /// Measure CPU a workflow beside --kept executions and beside N of them, in turn, each on a system of its own
+    #[arg(long, value_name = "N", requires = "kept", conflicts_with_all = ["listings", "halt"])]
+    against: Option<usize>,
     /// Worker processes [default: 1, with --halt 100]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
@@ -98,20 +103,15 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
     if args.halt {
         return halt::run(&args, context).await;
     }
-    let workers = args.workers.unwrap_or(1).max(1);
     let folder = Folder::open(None)?;
     if args.gateway.gateway {
         return gateway::run(&args.gateway, context, folder.path()).await;
     }
-    let mut system = System::start(folder.path(), context.names.clone(), args.sync.clone()).await?;
-    let coordinator: &[&str] = if args.per_node_tasks { &["coordinator", "--per-node-tasks"] } else { &["coordinator"] };
-    system.spawn("coordinator", coordinator)?;
-    let slots = args.slots.to_string();
-    for i in 1..=workers {
-        system.spawn(&format!("worker-{i}"), &["worker", "--slots", &slots])?;
+    if let Some(against) = args.against {
+        return against::run(&args, against, context, &folder).await;
     }
-    let client = system.client().await?;
-    system.ready(&client, workers).await?;
+    let mut system = System::start(folder.path(), context.names.clone(), args.sync.clone()).await?;
+    let client = services(&mut system, &args).await?;
 
     let definition = workload::definition(args.shape, args.payload);
     client.put_workflow(&definition).await.context("the workload's definition")?;
@@ -172,4 +172,18 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<u8> {
         report::print(&report);
     }
     Ok(u8::from(!errors.is_empty()))
+}
+
+/// Starts what runs workflows, and a client of it.
+async fn services(system: &mut System, args: &Args) -> anyhow::Result<Client> {
+    let workers = args.workers.unwrap_or(1).max(1);
+    let coordinator: &[&str] = if args.per_node_tasks { &["coordinator", "--per-node-tasks"] } else { &["coordinator"] };
+    system.spawn("coordinator", coordinator)?;
+    let slots = args.slots.to_string();
+    for i in 1..=workers {
+        system.spawn(&format!("worker-{i}"), &["worker", "--slots", &slots])?;
+    }
+    let client = system.client().await?;
+    system.ready(&client, workers).await?;
+    Ok(client)
 }

@@ -22,6 +22,12 @@ pub fn median(samples: &[f64]) -> f64 {
     round(at(&sorted, 0.5))
 }
 
+/// Median, least and most.
+pub fn range(samples: &[f64]) -> Value {
+    let (min, max) = samples.iter().fold((f64::INFINITY, 0.0f64), |(min, max), v| (min.min(*v), max.max(*v)));
+    json!({ "median": median(samples), "min": round(min), "max": round(max) })
+}
+
 /// p50, p90, p99, or null if there is nothing.
 pub fn quantiles(samples: &[f64]) -> Value {
     if samples.is_empty() {
