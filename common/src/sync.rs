@@ -153,15 +153,15 @@ pub async fn measure(link: &Link) -> Result<Measured, ApiFailure> {
     let mut fastest = Measured { alone: longest, burst: longest, repeats: longest, burst_of: BURST, sync: Sync::Unknown };
     let (mut later, mut always) = (0, 0);
     // What is repeated has to be there.
-    probe.send(Some(REPEATED), 1).await?;
+    probe.send(true, 1).await?;
     while later < ROUNDS && always < ROUNDS && (later + always == 0 || begun.elapsed() < LIMIT) {
         let mut alone = longest;
         for _ in 0..ALONE {
-            alone = alone.min(probe.send(None, 1).await?);
+            alone = alone.min(probe.send(false, 1).await?);
         }
-        let before = probe.send(Some(REPEATED), BURST).await?;
-        let burst = probe.send(None, BURST).await?;
-        let after = probe.send(Some(REPEATED), BURST).await?;
+        let before = probe.send(true, BURST).await?;
+        let burst = probe.send(false, BURST).await?;
+        let after = probe.send(true, BURST).await?;
         if burst > alone.mul_f64(SYNCED_FROM) && burst > before.max(after).mul_f64(OVER_REPEATS) {
             always += 1;
         } else {
@@ -175,9 +175,6 @@ pub async fn measure(link: &Link) -> Result<Measured, ApiFailure> {
     fastest.sync = if always > later { Sync::Always } else { Sync::Later };
     Ok(fastest)
 }
-
-/// The id of the write that is repeated.
-const REPEATED: &str = "repeated";
 
 #[derive(Deserialize)]
 struct Ack {
@@ -198,19 +195,19 @@ impl<'l> Probe<'l> {
         Ok(Self { link, subject: link.names.sync_probe(), inbox, answers })
     }
 
-    /// How long `n` writes take, sent at once, up to the last answer; with an id, all but the first one ever are
-    /// answered without being stored.
-    async fn send(&mut self, id: Option<&str>, n: usize) -> Result<Duration, ApiFailure> {
+    /// How long `n` writes take, sent at once, up to the last answer; if they are all one, only the first one ever is
+    /// stored.
+    async fn send(&mut self, repeated: bool, n: usize) -> Result<Duration, ApiFailure> {
         let begun = Instant::now();
         for _ in 0..n {
             let (subject, inbox) = (self.subject.clone(), self.inbox.clone());
-            let sent = match id {
-                None => self.link.client.publish_with_reply(subject, inbox, Bytes::new()).await,
-                Some(id) => {
-                    let mut headers = HeaderMap::new();
-                    headers.insert(header::NATS_MESSAGE_ID, id);
-                    self.link.client.publish_with_reply_and_headers(subject, inbox, headers, Bytes::new()).await
-                }
+            let sent = if repeated {
+                // An id that nobody else uses: two who measure at once would be in each other's way.
+                let mut headers = HeaderMap::new();
+                headers.insert(header::NATS_MESSAGE_ID, inbox.as_str());
+                self.link.client.publish_with_reply_and_headers(subject, inbox, headers, Bytes::new()).await
+            } else {
+                self.link.client.publish_with_reply(subject, inbox, Bytes::new()).await
             };
             sent.map_err(silent)?;
         }

@@ -74,7 +74,7 @@ pub(super) async fn events(
     let page = history::page(&app.link, &id, p.after.unwrap_or(0), limit, EVENTS_BYTES_MAX).await.map_err(unavailable)?;
     let mut found: Vec<Map<String, Value>> = Vec::new();
     let mut seen = HashSet::new();
-    let mut next = None;
+    let (mut bytes, mut next) = (0, None);
     let mut messages = page.messages.into_iter().peekable();
     while let Some((seq, body)) = messages.next() {
         // All of a message, also above the limit: what follows is asked for by sequence.
@@ -90,7 +90,8 @@ pub(super) async fn events(
         }
         let more = messages.peek().is_some() || !page.end;
         next = more.then_some(seq);
-        if found.len() >= limit {
+        bytes += body.len();
+        if found.len() >= limit || bytes >= EVENTS_BYTES_MAX {
             break;
         }
     }
