@@ -75,8 +75,7 @@ pub async fn read(link: &Link, execution_id: &str) -> Result<Vec<(u64, Entry)>, 
     Ok(out)
 }
 
-/// The same as it is stored. What is there when it is asked for, and nothing of what
-/// follows: no entry is read without one that was stored before it.
+/// The same as it is stored. What is there when it is asked for, and nothing of what follows: no entry is read without one that was stored before it.
 pub async fn raw(link: &Link, execution_id: &str) -> Result<Vec<Raw>, HistoryError> {
     let mut raw = Log::of(link).await?.read(&link.names.log_of(execution_id)).await?;
     raw.sort_unstable_by_key(|(seq, ..)| *seq);

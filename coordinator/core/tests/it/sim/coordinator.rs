@@ -32,13 +32,12 @@ pub enum Tag {
 }
 
 /// A read of an execution, step by step, as the real one: record, tasks in the queue, events, commands.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Load {
     record: Option<(Record, u64)>,
     queued: Vec<String>,
     history: Vec<(u64, LogMessage)>,
     step: u32,
-    key: Option<SmolStr>,
 }
 
 /// An active coordinator.
@@ -118,16 +117,17 @@ impl World {
         if !c.swept {
             self.send(pid, Up::Sweep(c.last_swept));
         }
-        for (id, load) in c.loads.clone() {
-            self.start_load(pid, c, id, load.key);
+        let ids: Vec<SmolStr> = c.loads.keys().cloned().collect();
+        for id in ids {
+            self.start_load(pid, c, id);
         }
     }
 
-    fn start_load(&mut self, pid: Pid, c: &mut Coordinator, id: SmolStr, key: Option<SmolStr>) {
+    fn start_load(&mut self, pid: Pid, c: &mut Coordinator, id: SmolStr) {
         c.next_token += 1;
         c.tokens.retain(|_, other| *other != id);
         c.tokens.insert(c.next_token, id.clone());
-        c.loads.insert(id.clone(), Load { key, ..Load::default() });
+        c.loads.insert(id.clone(), Load::default());
         self.send(pid, Up::ReadRecord { token: c.next_token, id, point: "" });
     }
 
@@ -223,7 +223,8 @@ impl World {
                     let tag = if matches!(body, Body::Create(_) | Body::Replace(..)) { Tag::Record(id) } else { Tag::Engine(id) };
                     self.queue(pid, c, tag, write);
                 }
-                Out::Load(id, key) => self.start_load(pid, c, id, key),
+                // No two keys draw one id here.
+                Out::Load(id, _) => self.start_load(pid, c, id),
                 Out::Reply(ticket, reply) => {
                     self.point(pid, "coordinator.reply")?;
                     if let Some((to, request, _)) = c.tickets.remove(&ticket) {
@@ -398,14 +399,6 @@ impl World {
         let Some(load) = c.loads.get_mut(&id) else { return };
         f(load);
         load.step += 1;
-        if load.step == 1
-            && let Some((record, revision)) = load.record.take_if(|(r, _)| Loaded::is_anothers(r, load.key.as_deref()))
-        {
-            c.tokens.remove(&token);
-            c.loads.remove(&id);
-            c.engine.loaded(&id, Loaded::anothers(record, revision));
-            return;
-        }
         // Events once more if the execution was abandoned: those stored while commands were read count.
         let abandoned = |m: &LogMessage| matches!(m, LogMessage::Command(c) if c.kind == CommandType::Abandon);
         let again = load.step == 4 && load.history.iter().any(|(_, m)| abandoned(m));
