@@ -386,7 +386,8 @@ impl Service {
                 self.epoch += 1;
                 self.sweep_from = self.sweep_from.min(checkpoint.sweep_from());
                 self.to_sweep.push((number, self.epoch));
-                let mut shard = Shard::new(&self.link, self.limits, number, self.epoch, checkpoint, revision);
+                let mut shard = Shard::new(self.limits, number, self.epoch, checkpoint, revision);
+                shard.read_alone(&self.link, 0);
                 shard.engine.set_guard(self.guard.clone());
                 self.requests.listen(number, self.epoch, &shard.requests).await;
                 self.shards.insert(number, shard);

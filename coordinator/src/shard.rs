@@ -41,8 +41,10 @@ pub struct Shard {
     pub inputs: Option<Tail>,
     /// Up to where everything of the log was taken in.
     reached: u64,
-    /// Where its records were read from at first; nothing may be forgotten before they all were.
+    /// All records from its checkpoint on were read; nothing may be forgotten before they were.
     pub swept: bool,
+    /// Up to where it was given all records that are known, its own from its checkpoint on.
+    known: u64,
     pub checkpoint: Checkpoint,
     pub revision: u64,
     pub checkpoint_in_flight: bool,
@@ -53,22 +55,21 @@ pub struct Shard {
 
 impl Shard {
     /// A shard whose checkpoint was taken as `revision`.
-    pub fn new(link: &Link, limits: Limits, number: u32, epoch: u64, checkpoint: Checkpoint, revision: u64) -> Self {
-        let mut shard = Self {
+    pub fn new(limits: Limits, number: u32, epoch: u64, checkpoint: Checkpoint, revision: u64) -> Self {
+        Self {
             number,
             epoch,
             engine: Engine::new(limits, checkpoint.log, checkpoint.records),
             inputs: None,
             reached: checkpoint.log,
             swept: false,
+            known: 0,
             checkpoint,
             revision,
             checkpoint_in_flight: false,
             requests: CancellationToken::new(),
             leaving: None,
-        };
-        shard.read_alone(link, 0);
-        shard
+        }
     }
 
     /// Reads by a consumer of its own, from where it is; it has everything up to `reached`.
@@ -76,6 +77,12 @@ impl Shard {
         self.reached = self.reached.max(reached);
         let (filter, reader) = (link.names.inputs_of_shard(self.number), format!("coordinator_inputs_{}", self.number));
         self.inputs = Some(inputs::tail(link, filter, self.reached + 1, reader));
+    }
+
+    /// The reading of its records has come to its end. One that is given up was not given all of them: whoever has it next
+    /// has to read them again.
+    pub fn read_all(&mut self) {
+        self.swept |= !self.is_leaving();
     }
 
     /// Up to where everything of the log was taken in.
@@ -134,8 +141,12 @@ impl Shard {
         if !self.swept || self.checkpoint_in_flight || lost {
             return None;
         }
-        let (log, records) = self.engine.floors(known);
-        let oldest = self.engine.oldest(known).unwrap_or(self.checkpoint.oldest);
+        // What is read while it is given up, it is not given.
+        if self.leaving.is_none() {
+            self.known = known;
+        }
+        let (log, records) = self.engine.floors(self.known);
+        let oldest = self.engine.oldest(self.known).unwrap_or(self.checkpoint.oldest);
         let given = matches!(self.leaving, Some((Leaving::Given, _)));
         let coordinator_id = if given { String::new() } else { coordinator_id.to_owned() };
         let next = Checkpoint { log, records, oldest, coordinator_id, at: clock::now() };
@@ -169,5 +180,39 @@ impl Shard {
         let stored = self.engine.unanswered() == 0 && !self.checkpoint_in_flight;
         let told = why == Leaving::Lost || self.checkpoint.coordinator_id.is_empty() || !self.swept;
         (stored && told) || since.elapsed() > DRAIN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shard() -> Shard {
+        let limits =
+            Limits { executions_max: 10, segments: true, shards: 8, abandon_after_ms: 4_000, start_within_ms: 1_000, one_by_one: false };
+        Shard::new(limits, 3, 1, Checkpoint { log: 5, records: 5, oldest: 2, ..Checkpoint::default() }, 1)
+    }
+
+    #[test]
+    fn who_gives_a_shard_up_before_its_records_were_read_forgets_none() {
+        let mut shard = shard();
+        shard.leave(Leaving::Given);
+        // The records went by.
+        shard.read_all();
+        assert_eq!(shard.checkpoint_due(90, "c"), None);
+        assert!(shard.has_left());
+    }
+
+    #[test]
+    fn what_is_read_while_a_shard_is_given_up_is_left_to_its_successor() {
+        let mut shard = shard();
+        shard.read_all();
+        let floors = |c: Checkpoint| (c.records, c.oldest);
+        assert_eq!(shard.checkpoint_due(40, "c").map(floors), Some((40, 41)));
+        shard.checkpoint_in_flight = false;
+        shard.leave(Leaving::Given);
+        // Another one's records were read meanwhile.
+        let last = shard.checkpoint_due(90, "c").expect("a last one");
+        assert_eq!((last.coordinator_id.as_str(), floors(last.clone())), ("", (40, 41)));
     }
 }

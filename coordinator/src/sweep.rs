@@ -54,7 +54,7 @@ impl Sweep {
             Item::CaughtUp { last_seq } => {
                 for (number, epoch) in &self.shards {
                     if let Some(shard) = shards.get_mut(number).filter(|s| s.epoch == *epoch) {
-                        shard.swept = true;
+                        shard.read_all();
                     }
                 }
                 Some(last_seq)

@@ -25,7 +25,7 @@ use haltline_common::{
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::{arrivals::Arrivals, payloads::Payloads, registry::Registry};
+use crate::{acks::Acks, arrivals::Arrivals, payloads::Payloads, registry::Registry};
 
 /// Cancels and time-outs remembered for tasks that are still on their way; older ones are in the log.
 const STOPS_MAX: usize = 10_000;
@@ -58,6 +58,8 @@ pub struct Flight {
     pub done: AtomicU64,
     /// What is known about deliveries.
     pub arrivals: Arrivals,
+    /// Acknowledgements that are to leave.
+    pub acks: Acks,
     /// What is too large for a message.
     pub payloads: Payloads,
     tasks: Mutex<Tasks>,
@@ -115,6 +117,7 @@ impl Flight {
             abandon: CancellationToken::new(),
             done: AtomicU64::new(0),
             arrivals: Arrivals::default(),
+            acks: Acks::default(),
             tasks: Mutex::new(Tasks::default()),
         }
     }

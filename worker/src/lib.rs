@@ -1,6 +1,7 @@
 //! Haltline's worker: pulls tasks, guards them with the control flag, runs their nodes and publishes
 //! results. Also the SDK by which node types are added: [`Node`], [`Context`], [`Registry`].
 
+mod acks;
 mod arrivals;
 mod context;
 mod effects;

@@ -94,6 +94,7 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
                     looks.spawn(async move { flight.arrivals.look(&link).await });
                 }
             }
+            () = flight.acks.due() => flight.acks.send(&link.client).await,
             Some(_) = looks.join_next(), if !looks.is_empty() => {}
             _ = renew.tick(), if give_up.is_none() => presence::write(&flight, &slots, started_at).await,
             Some(message) = stops.next() => match serde_json::from_slice::<Command>(&message.payload) {
@@ -103,6 +104,7 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
             },
         }
     }
+    flight.acks.send(&link.client).await;
     if let Some(holder) = flight.control.holder() {
         holder.leave(flight.control.revision()).await;
     }

@@ -59,6 +59,9 @@ const NOT_STORED: &str = "its events could not be stored";
 /// Why a task is abandoned when this worker did not run for longer than the server waits.
 const STALLED: &str = "this worker stalled for so long that another one may have it";
 
+/// Why a task is abandoned that someone else may be running.
+const CLAIMED: &str = "another worker has claimed it since";
+
 /// Why a task is abandoned whose fencing token was refused.
 const OVERTAKEN: &str = "the venue has seen a newer delivery of it";
 
@@ -311,7 +314,7 @@ impl Walk {
                 return Ok(());
             }
             if claimed {
-                return Err(Left::Abandoned("another worker has claimed it since"));
+                return Err(Left::Abandoned(CLAIMED));
             }
             if !self.entered.is_held() {
                 return Err(Left::Abandoned(STALLED));
@@ -488,7 +491,14 @@ impl Walk {
         self.telling.decide(&self.flight).await?;
         self.telling.confirm().await?;
         // Whoever has the task by now acknowledges it: this result may be void.
-        Ok(if self.entered.is_held() { Left::Done } else { Left::Abandoned(STALLED) })
+        if !self.entered.is_held() {
+            return Ok(Left::Abandoned(STALLED));
+        }
+        // A delivery that came late, as to a worker that stood still, is another one's before it looks held too long.
+        if self.run.is_contested() && self.read_log(true).await.is_none_or(|commands| self.run.is_overtaken(&commands)) {
+            return Ok(Left::Abandoned(CLAIMED));
+        }
+        Ok(Left::Done)
     }
 
     /// Has an event told, in order.
@@ -511,9 +521,9 @@ impl Walk {
         let task = self.run.task();
         let word = match left {
             Left::Done => {
-                fault::point("worker.ack");
                 metrics::TASKS_RUN.inc();
-                "+ACK"
+                self.flight.acks.add(self.reply.clone());
+                return;
             }
             Left::HandedBack => {
                 tracing::info!(task_id = task.task_id, "handed a task back");

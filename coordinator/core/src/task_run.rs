@@ -292,6 +292,18 @@ impl TaskRun {
         }
     }
 
+    /// Whether another walk has claimed some of this task since, by the commands of the log: what this one told may be
+    /// void, and the task is that one's to acknowledge.
+    pub fn is_overtaken<'e>(&self, commands: impl IntoIterator<Item = &'e LogMessage>) -> bool {
+        let mut claims = Claims::default();
+        for command in commands {
+            if let LogMessage::Command(c) = command {
+                claims.take_in(c);
+            }
+        }
+        self.task.nodes.iter().any(|n| claims.standing(&n.id).is_some_and(|(token, _)| token > self.token))
+    }
+
     /// The execution was cancelled: no further node starts.
     pub fn cancel(&mut self, by: &str, reason: &str) {
         let id = &self.task.correlation.execution_id;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use haltline_core::{After, Applied, Delivery, Execution, Input, Next, NodeOutcome, Output, Plan, STALE_INPUT, TaskRun};
+use haltline_core::{After, Applied, Delivery, Execution, Input, LogMessage, Next, NodeOutcome, Output, Plan, STALE_INPUT, TaskRun};
 use haltline_types::{
     Timestamp,
     control::{Flag, Gate, Level, OnHalt},
@@ -422,4 +422,18 @@ fn a_cancel_waits_for_the_walk_that_claimed_the_task() {
     let Some(Output::End(event, _)) = execution.decide_all(true).pop() else { panic!("no end") };
     assert_eq!(event.kind, EventType::ExecutionCancelled);
     assert_eq!(event.event_count, Some(2 + second.len() as u32));
+}
+
+/// Two walks of one task: the one whose claim is below the other's is overtaken, whichever was stored first.
+#[test]
+fn who_has_the_lower_claim_is_overtaken() {
+    let plan = Arc::new(Plan::compile(&definition("w", vec![node("a", "give", &[])]), &types()).expect("valid"));
+    let mut execution = Execution::accept(record(&plan), plan);
+    let Some(Output::Task(task)) = execution.decide_all(true).pop() else { panic!("no task") };
+    let walk = |deliveries| TaskRun::new((*task).clone(), "w", Delivery { deliveries, again: false, walk: deliveries });
+    let (mut one, mut other) = (walk(2), walk(3));
+    let claim = |walk: &mut TaskRun| LogMessage::Command(Box::new(walk.claim(Timestamp(1))));
+    let (below, above) = (claim(&mut one), claim(&mut other));
+    assert!(!one.is_overtaken([&below]) && one.is_overtaken([&below, &above]) && one.is_overtaken([&above]));
+    assert!(!other.is_overtaken([&below, &above]));
 }
