@@ -96,6 +96,8 @@ pub struct Stored {
     pub seq: u64,
     /// True if the server already had this message id; nothing was stored now.
     pub duplicate: bool,
+    /// It was sent more than once.
+    pub again: bool,
 }
 
 /// Why a write was not stored.
@@ -311,7 +313,7 @@ impl<T> Outbox<T> {
 
     fn take_single(&mut self, n: u64, ack: PubAck) {
         let outcome = match ack.error {
-            None => Ok(Stored { seq: ack.seq, duplicate: ack.duplicate }),
+            None => Ok(Stored { seq: ack.seq, duplicate: ack.duplicate, again: false }),
             // 10071 wrong last sequence, 10164 the same while another write is in flight
             Some(e) if matches!(e.err_code, 10071 | 10164) => Err(WriteError::Conflict(e.description)),
             Some(e) if e.code == 503 => {
@@ -328,7 +330,7 @@ impl<T> Outbox<T> {
             None => match self.lanes.stored(group, ack.seq, ack.count) {
                 Some(stored) => {
                     metrics::WRITES_GROUPED.add(stored.len() as u64);
-                    stored.into_iter().for_each(|(n, seq)| self.answer(n, Ok(Stored { seq, duplicate: false })));
+                    stored.into_iter().for_each(|(n, seq)| self.answer(n, Ok(Stored { seq, duplicate: false, again: false })));
                 }
                 None => tracing::debug!(group, "an answer to a batch that is not waited for"),
             },
@@ -353,7 +355,8 @@ impl<T> Outbox<T> {
         if let Way::Single(lane) = p.way {
             self.lanes.single_answered(lane);
         }
-        self.answers.push_back((p.tag, outcome));
+        let again = p.write.headers.get(AGAIN).is_some();
+        self.answers.push_back((p.tag, outcome.map(|stored| Stored { again, ..stored })));
     }
 
     /// Lets everything leave again that was not answered in time, or was in flight on a connection that

@@ -304,6 +304,9 @@ impl Service {
                     self.known.add(stored.seq);
                 }
                 let Some(shard) = self.shards.get_mut(&shard).filter(|s| s.epoch == epoch) else { return };
+                if outcome.as_ref().is_ok_and(|stored| stored.again) {
+                    shard.engine.sent_again(id);
+                }
                 match outcome {
                     Ok(stored) if stored.duplicate => shard.engine.stored_before(id, stored.seq),
                     Ok(stored) => shard.engine.stored(id, stored.seq),

@@ -266,8 +266,8 @@ impl Execution {
         let counted = self.counted.entry((head, self.round_of(head, event))).or_default();
         self.events += told.saturating_sub(*counted);
         *counted = told.max(*counted);
-        // What a claim made void is not told.
-        if let Some(rest) = event.rest_events.filter(|_| !taken_over) {
+        // Some of what it told of a rest that was claimed since is void: whoever has the rest read what counts.
+        if let Some(rest) = event.rest_events.filter(|_| !self.is_rest_claimed(i, event)) {
             // The task that goes on tells these again, or this one does, by a walk that claimed it.
             self.events += rest;
             *self.counted.entry((head, self.round_of(head, event))).or_default() += rest;
@@ -334,10 +334,15 @@ impl Execution {
     ///
     /// Any other execution dispatches what is left anew, and the claim is met there.
     fn is_taken_over(&self, i: u32, event: &Event) -> bool {
-        let (Some(token), Some(next)) = (event.token, self.plan.node(i).chain_next) else { return false };
+        let Some(next) = self.plan.node(i).chain_next else { return false };
         let same_task = matches!(self.nodes[i as usize], NodeState::InTask(_)) && self.nodes[i as usize] == self.nodes[next as usize];
-        let claimed = self.claims.standing(&self.plan.def(next).id).is_some_and(|(claimed, _)| token < claimed);
-        same_task && claimed && event.kind == EventType::NodeCompleted && self.stop.is_some()
+        same_task && self.is_rest_claimed(i, event) && event.kind == EventType::NodeCompleted && self.stop.is_some()
+    }
+
+    /// Whether another walk than the one that tells `event` has claimed what comes after it.
+    fn is_rest_claimed(&self, i: u32, event: &Event) -> bool {
+        let (Some(token), Some(next)) = (event.token, self.plan.node(i).chain_next) else { return false };
+        self.claims.standing(&self.plan.def(next).id).is_some_and(|(claimed, _)| token < claimed)
     }
 
     /// The round of the task at `head` that an event is of: that of its token, which a claim may have raised.

@@ -133,6 +133,17 @@ impl Engine {
         self.stored(write, seq);
     }
 
+    /// A write was sent more than once, to be called before its answer is: what waited for it may have been sent by another
+    /// coordinator meanwhile, and a server that was killed forgets the ids of tasks that are done. Who is given such a task
+    /// asks the log first.
+    pub fn sent_again(&mut self, write: WriteId) {
+        if let Some(Purpose::Output(id) | Purpose::Start(id)) = self.writes.get(&write)
+            && let Some(Slot::Live(live)) = self.slots.get_mut(id)
+        {
+            live.recovered = true;
+        }
+    }
+
     /// A write's compare-and-swap found something else.
     pub fn conflicted(&mut self, write: WriteId) {
         match self.writes.remove(&write) {
@@ -237,8 +248,8 @@ impl Engine {
         };
         for output in outputs {
             match output {
-                // Its result is in the log already and comes with the log.
-                Output::Task(task) if live.stored.contains(&task.task_id) => {}
+                // Its result is in the log already and comes with the log, or came while it was held back.
+                Output::Task(task) if live.stored.contains(&task.task_id) || !live.execution.awaits(&task.nodes[0].id) => {}
                 Output::Task(mut task) => {
                     // The worker is to read why the execution was stopped.
                     task.recovered |= live.recovered || live.execution.is_stopped();

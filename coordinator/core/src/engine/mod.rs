@@ -210,7 +210,7 @@ struct Live {
     replies: Vec<(u64, bool)>,
     /// Ids of events that the log has already, and of tasks whose result it has: not emitted again.
     stored: HashSet<String>,
-    /// Rebuilt from the log: its tasks say so.
+    /// Rebuilt from the log, or another coordinator may have sent its tasks: they say so.
     recovered: bool,
     /// What waits for the writes before it, where these go one by one.
     held: Vec<Output>,

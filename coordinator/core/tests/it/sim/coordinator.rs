@@ -343,20 +343,25 @@ impl World {
     fn take_in(&mut self, pid: Pid, c: &mut Coordinator, down: Down) -> Result<(), Killed> {
         let now = self.clock(pid);
         match down {
-            Down::PubAck { n, answer } => match (c.outbox.take(n), answer) {
-                (Some(Tag::Engine(id)), PubAck::Stored(seq)) => c.engine.stored(id, seq),
-                (Some(Tag::Record(id)), PubAck::Stored(seq)) => {
-                    c.known.add(seq);
-                    c.engine.stored(id, seq);
+            Down::PubAck { n, answer } => {
+                let Some((tag, again)) = c.outbox.take(n) else { return Ok(()) };
+                if let (Tag::Engine(id) | Tag::Record(id), true, PubAck::Stored(_)) = (&tag, again, &answer) {
+                    c.engine.sent_again(*id);
                 }
-                (Some(Tag::Engine(id) | Tag::Record(id)), PubAck::Conflict) => c.engine.conflicted(id),
-                (Some(Tag::Checkpoint), PubAck::Stored(seq)) => {
-                    c.checkpoint_in_flight = false;
-                    c.revision = seq;
+                match (tag, answer) {
+                    (Tag::Engine(id), PubAck::Stored(seq)) => c.engine.stored(id, seq),
+                    (Tag::Record(id), PubAck::Stored(seq)) => {
+                        c.known.add(seq);
+                        c.engine.stored(id, seq);
+                    }
+                    (Tag::Engine(id) | Tag::Record(id), PubAck::Conflict) => c.engine.conflicted(id),
+                    (Tag::Checkpoint, PubAck::Stored(seq)) => {
+                        c.checkpoint_in_flight = false;
+                        c.revision = seq;
+                    }
+                    (Tag::Checkpoint, PubAck::Conflict) => c.superseded = true,
                 }
-                (Some(Tag::Checkpoint), PubAck::Conflict) => c.superseded = true,
-                (None, _) => {}
-            },
+            }
             Down::Input { seq, message, beside } if seq > c.last_input => {
                 c.last_input = seq;
                 c.engine.log_message(seq, *message, beside);

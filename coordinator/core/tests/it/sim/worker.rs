@@ -143,7 +143,7 @@ impl World {
                 world.step(pid, w, id)
             }),
             Down::PubAck { n, answer } => self.work(pid, |world, w| {
-                let Some(id) = w.outbox.take(n) else { return Ok(()) };
+                let Some((id, _)) = w.outbox.take(n) else { return Ok(()) };
                 world.opened(pid, w, id, answer);
                 world.confirmed(pid, w, id, n)
             }),
