@@ -75,7 +75,7 @@ struct Seen {
 }
 
 /// Runs one task to its end; the events it published, the result last.
-fn work(task: Task, gate: &Gate, mut clock: impl FnMut() -> Timestamp) -> Vec<Event> {
+pub fn work(task: Task, gate: &Gate, mut clock: impl FnMut() -> Timestamp) -> Vec<Event> {
     let mut run = TaskRun::new(task, "worker", FIRST);
     let mut events = Vec::new();
     loop {
@@ -436,4 +436,57 @@ fn who_has_the_lower_claim_is_overtaken() {
     let (below, above) = (claim(&mut one), claim(&mut other));
     assert!(!one.is_overtaken([&below]) && one.is_overtaken([&below, &above]) && one.is_overtaken([&above]));
     assert!(!other.is_overtaken([&below, &above]));
+}
+
+/// Two walks have one chain. The first has tried its second node, and tries again after the other one's claim, which makes
+/// that void; then it hands the rest back. Whoever runs that counts what stands.
+#[test]
+fn what_is_handed_back_after_a_claim_is_counted_by_the_log() {
+    let plan = Arc::new(Plan::compile(&definition("w", vec![node("a", "give", &[]), node("b", "give", &["a"])]), &types()).expect("valid"));
+    let mut execution = Execution::accept(record(&plan), plan);
+    let Some(Output::Task(task)) = execution.decide_all(true).pop() else { panic!("no task") };
+    let mut now = 0;
+    let mut clock = || {
+        now += 1;
+        Timestamp(now)
+    };
+    let done = || NodeOutcome::Completed(Map::from_iter([("out".to_owned(), Value::Bool(true))]));
+    let failed = || NodeOutcome::Failed { error_type: "X".into(), message: "x".into(), retryable: true };
+    let mut run = TaskRun::new((*task).clone(), "w", FIRST);
+    let (mut log, mut told) = (Vec::new(), 0);
+    for outcome in [done(), failed(), failed()] {
+        if told == 2 {
+            let mut other = TaskRun::new((*task).clone(), "w", Delivery { deliveries: 2, again: false, walk: 2 });
+            other.learn(&log);
+            let claim = other.claim(clock());
+            execution.apply(&Input::Command(Box::new(claim.clone())));
+            log.push(LogMessage::Command(Box::new(claim)));
+        }
+        let Next::Start { started, .. } = run.next(&Gate::Open, clock()) else { panic!("no start") };
+        log.extend(started.map(LogMessage::Event));
+        match run.after(outcome, &Gate::Open, true, clock(), 1.0, |_, _| 0) {
+            After::Note(e) | After::Retry(e, _) => log.push(LogMessage::Event(e)),
+            After::End(e) => panic!("ended: {e:?}"),
+        }
+        told += 1;
+    }
+    let handed = run.hand_back(clock()).expect("a is done");
+    assert_eq!((handed.task_events, handed.rest_events), (Some(2), Some(4)));
+    execution.apply(&Input::Result(Box::new(handed.clone())));
+    log.push(LogMessage::Event(Box::new(handed)));
+    let Some(Output::Task(rest)) = execution.decide_all(true).pop() else { panic!("no rest") };
+    let mut run = TaskRun::new(*rest, "w", FIRST);
+    run.learn(&log);
+    let claim = run.claim(clock());
+    execution.apply(&Input::Command(Box::new(claim.clone())));
+    log.push(LogMessage::Command(Box::new(claim)));
+    run.learn(&log);
+    assert!(!run.must_claim());
+    execution.apply(&Input::Command(Box::new(Command::new(CommandType::Cancel, "exec_w_1", clock()))));
+    run.cancel("me", "no more");
+    let Next::End(mut last) = run.next(&Gate::Open, clock()) else { panic!("it goes on") };
+    execution.apply(&Input::Result(Box::new(last.pop().expect("a result"))));
+    let Some(Output::End(end, _)) = execution.decide_all(true).pop() else { panic!("no end") };
+    // The first event, two of `a`, the start and the retry of `b` before the claim, that it was cancelled, and the end.
+    assert_eq!(end.event_count, Some(7));
 }

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, reason = "tests")]
 
+mod engine;
 mod execution;
 mod golden;
 mod halt_model;
