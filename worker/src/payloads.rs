@@ -24,7 +24,7 @@ const ROOM_BYTES: usize = 256 << 20;
 const ROOM_UNIT: usize = 1024;
 /// What cannot be stored for so long fails its node: longer than a server takes to start.
 const STORED_WITHIN: Duration = Duration::from_secs(30);
-/// What is missing for so long is gone: a copy of it can be behind.
+/// What is said to be missing for so long is gone: who says so may not be the leader any more.
 const FOUND_WITHIN: Duration = Duration::from_secs(3);
 
 /// How a worker brings payloads back and puts them away.
@@ -69,13 +69,14 @@ impl Payloads {
                 let message = format!("input `{name}` refers to a payload of another execution: {}", reference.object);
                 return Err(failed("PayloadMissing", message, false));
             }
-            let (since, mut delays) = (Instant::now(), Reconnect::new(Duration::from_secs(1)));
+            let (mut missing_since, mut delays) = (None, Reconnect::new(Duration::from_secs(1)));
             let value = loop {
                 let error = match until.cancelled_or(payloads::get(&self.link, &reference)).await? {
                     Ok(value) => break value,
                     Err(e) => e,
                 };
-                if matches!(error, PayloadError::Gone(..)) && since.elapsed() > FOUND_WITHIN {
+                let is_gone = matches!(error, PayloadError::Gone(..));
+                if is_gone && missing_since.get_or_insert_with(Instant::now).elapsed() > FOUND_WITHIN {
                     return Err(failed("PayloadMissing", format!("input `{name}`: {error}"), false));
                 }
                 until.wait(&mut delays, &error).await?;

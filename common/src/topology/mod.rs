@@ -186,7 +186,8 @@ fn streams(names: &Names, s: &StorageSettings) -> Vec<StreamSpec> {
                 "retention": "limits", "storage": "file", "num_replicas": s.replicas,
                 // Part of an event: it goes when that is gone.
                 "max_age": nanos(s.keep.duration() + RECORD_MARGIN), "max_bytes": s.payloads_bytes_max, "max_msgs": -1,
-                "discard": "new", "allow_rollup_hdrs": true, "allow_direct": true, "duplicate_window": nanos(DUPLICATE_WINDOW),
+                // Read from its leader: a copy that is behind would say that there is no such payload.
+                "discard": "new", "allow_rollup_hdrs": true, "allow_direct": false, "duplicate_window": nanos(DUPLICATE_WINDOW),
                 "metadata": metadata("payloads"),
             }),
         },
