@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use haltline_common::Link;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +11,7 @@ use super::{
     plan::{Fault, Kind},
     process::Order,
     proxy::Mode,
+    whole,
 };
 
 /// How long a process of a rolling restart may take to be started again, drained first.
@@ -53,7 +55,7 @@ async fn inject(fleet: Arc<Fleet>, fault: Fault) {
         Kind::Kill => order(Order::Kill(*lasts)),
         Kind::Stall => order(Order::Stall(*lasts)),
         Kind::Restart => order(Order::Restart(*lasts)),
-        Kind::Rolling => rolling(&fleet, target, *lasts).await,
+        Kind::Rolling => rolling(&fleet, target, *lasts, None).await,
         Kind::KillAll => kill_all(&fleet, *lasts),
         Kind::Cut => way(&fleet, target, Mode::Cut, *lasts).await,
         Kind::Hold => way(&fleet, target, Mode::Hold, *lasts).await,
@@ -84,8 +86,9 @@ pub fn kill_all(fleet: &Fleet, pause: Duration) {
     fleet.processes.values().for_each(|p| p.order(Order::Kill(pause)));
 }
 
-/// Restarts a role's processes (`workers`, `servers`) one after the other.
-pub async fn rolling(fleet: &Fleet, role: &str, pause: Duration) {
+/// Restarts a role's processes (`workers`, `servers`) one after the other; of servers the next one, with `careful`, once the
+/// cluster is whole again: who does it by hand has to wait for that, a fault does not.
+pub async fn rolling(fleet: &Fleet, role: &str, pause: Duration, careful: Option<&Link>) {
     let role = if role == "servers" { "nats" } else { role.trim_end_matches('s') };
     for name in fleet.role(role) {
         let Some(process) = fleet.processes.get(&name) else { continue };
@@ -93,6 +96,11 @@ pub async fn rolling(fleet: &Fleet, role: &str, pause: Duration) {
         process.order(Order::Restart(pause));
         if !process.started_after(starts, STARTED_WITHIN).await {
             tracing::warn!(name, "was not started again in time");
+        }
+        if let Some(link) = careful.filter(|_| role == "nats")
+            && !whole::wait(link, STARTED_WITHIN).await
+        {
+            tracing::warn!(name, "the cluster was not whole again in time");
         }
         tokio::time::sleep(SETTLES).await;
     }

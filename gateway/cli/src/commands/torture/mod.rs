@@ -16,6 +16,7 @@ mod report;
 mod rng;
 mod rounds;
 mod shapes;
+mod whole;
 
 use std::{
     path::{Path, PathBuf},
@@ -255,7 +256,7 @@ async fn torture(args: &Args, seed: u64, folder: &Path, context: Context) -> any
     let mut caught = None;
     let faults = match (args.kill_all, args.rolling) {
         (Some(times), _) => kill_all(times, seed, &fleet, &load, &stop, &mut found).await,
-        (_, Some(times)) => rolling(times, args.cluster > 1, &fleet, &stop).await,
+        (_, Some(times)) => rolling(times, args.cluster > 1, &fleet, &stop).await?,
         _ if in_rounds => {
             let plan = args.plan(seed, &fleet.targets());
             let (faults, seen) = rounds::run(&plan, args.lasts(), &fleet, &load, &shapes, &stop).await?;
@@ -385,18 +386,19 @@ async fn kill_all(times: u32, seed: u64, fleet: &Fleet, load: &Load, stop: &Canc
     counts
 }
 
-/// Restarts every service in turn, again and again; servers only where others go on.
-async fn rolling(times: u32, servers: bool, fleet: &Fleet, stop: &CancellationToken) -> Counts {
+/// Restarts every service in turn, again and again; servers only where others go on, each once the cluster is whole.
+async fn rolling(times: u32, servers: bool, fleet: &Fleet, stop: &CancellationToken) -> anyhow::Result<Counts> {
     let mut counts = Counts::new();
+    let link = fleet.link().await?;
     for n in 1..=times {
         for role in ["workers", "coordinators", "gateways", "servers"].iter().filter(|r| servers || **r != "servers") {
             if stop.is_cancelled() {
-                return counts;
+                return Ok(counts);
             }
-            inject::rolling(fleet, role, Duration::ZERO).await;
+            inject::rolling(fleet, role, Duration::ZERO, Some(&link)).await;
         }
         *counts.entry(plan::Kind::Rolling.as_str()).or_default() += 1;
         eprintln!("{n} of {times}: every service was restarted");
     }
-    counts
+    Ok(counts)
 }
