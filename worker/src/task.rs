@@ -494,7 +494,7 @@ impl Walk {
         if !self.entered.is_held() {
             return Ok(Left::Abandoned(STALLED));
         }
-        // A delivery that came late, as to a worker that stood still, is another one's before it looks held too long.
+        // A delivery that came late, as to a worker that stood still, looks held though someone else was given the task.
         if self.run.is_contested() && self.read_log(true).await.is_none_or(|commands| self.run.is_overtaken(&commands)) {
             return Ok(Left::Abandoned(CLAIMED));
         }
