@@ -32,7 +32,10 @@ async fn told_within(socket: &mut Socket, name: &str, within: Duration) -> anyho
     loop {
         match tokio::time::timeout(within, socket.next()).await.with_context(|| format!("no {name}"))? {
             Some(Ok(Message::Text(text))) if text.starts_with("41") => return Ok(None),
-            Some(Ok(Message::Text(text))) if text.as_str() == "2" => socket.send(Message::Text("3".into())).await?,
+            Some(Ok(Message::Text(text))) if text.as_str() == "2" => {
+                // Where the other side has ended the connection, what it said before is still to be read.
+                let _ = socket.send(Message::Text("3".into())).await;
+            }
             Some(Ok(Message::Text(text))) => {
                 let Some(event) = text.strip_prefix("42") else { continue };
                 let event: Value = serde_json::from_str(event)?;
