@@ -391,19 +391,30 @@ fn a_time_out_stops_what_waits_and_its_workers_say_so() {
     assert!(matches!(&out[..], [Output::End(_, r)] if r.status == Status::TimedOut), "{out:?}");
 }
 
-/// Two walks have one task, and the second has claimed what is left. Of the first that is not known to it: a cancel
-/// makes it end what it takes for its task. The end waits for the one that goes on, and counts its events.
-#[test]
-fn a_cancel_waits_for_the_walk_that_claimed_the_task() {
+/// Two nodes in sequence, dispatched as one task.
+fn chain() -> (Execution, Box<Task>) {
     let nodes = vec![node("a", "give", &[]), node("b", "give", &["a"])];
     let plan = Arc::new(Plan::compile(&definition("w", nodes), &types()).expect("valid"));
     let mut execution = Execution::accept(record(&plan), plan);
     let Some(Output::Task(task)) = execution.decide_all(true).pop() else { panic!("no task") };
+    (execution, task)
+}
+
+/// A clock that goes on by one each time.
+fn ticking() -> impl FnMut() -> Timestamp {
     let mut now = 0;
-    let mut clock = || {
+    move || {
         now += 1;
         Timestamp(now)
-    };
+    }
+}
+
+/// Two walks have one task, and the second has claimed what is left. Of the first that is not known to it: a cancel
+/// makes it end what it takes for its task. The end waits for the one that goes on, and counts its events.
+#[test]
+fn a_cancel_waits_for_the_walk_that_claimed_the_task() {
+    let (mut execution, task) = chain();
+    let mut clock = ticking();
     let only_a = Task { nodes: task.nodes[..1].to_vec(), ..(*task).clone() };
     let first = work(only_a, &Gate::Open, &mut clock).pop().expect("an end");
     let second = work(Task { token: task.token + 1, ..*task }, &Gate::Open, &mut clock);
@@ -427,9 +438,7 @@ fn a_cancel_waits_for_the_walk_that_claimed_the_task() {
 /// Two walks of one task: the one whose claim is below the other's is overtaken, whichever was stored first.
 #[test]
 fn who_has_the_lower_claim_is_overtaken() {
-    let plan = Arc::new(Plan::compile(&definition("w", vec![node("a", "give", &[])]), &types()).expect("valid"));
-    let mut execution = Execution::accept(record(&plan), plan);
-    let Some(Output::Task(task)) = execution.decide_all(true).pop() else { panic!("no task") };
+    let (_, task) = chain();
     let walk = |deliveries| TaskRun::new((*task).clone(), "w", Delivery { deliveries, again: false, walk: deliveries });
     let (mut one, mut other) = (walk(2), walk(3));
     let claim = |walk: &mut TaskRun| LogMessage::Command(Box::new(walk.claim(Timestamp(1))));
@@ -442,14 +451,8 @@ fn who_has_the_lower_claim_is_overtaken() {
 /// that void; then it hands the rest back. Whoever runs that counts what stands.
 #[test]
 fn what_is_handed_back_after_a_claim_is_counted_by_the_log() {
-    let plan = Arc::new(Plan::compile(&definition("w", vec![node("a", "give", &[]), node("b", "give", &["a"])]), &types()).expect("valid"));
-    let mut execution = Execution::accept(record(&plan), plan);
-    let Some(Output::Task(task)) = execution.decide_all(true).pop() else { panic!("no task") };
-    let mut now = 0;
-    let mut clock = || {
-        now += 1;
-        Timestamp(now)
-    };
+    let (mut execution, task) = chain();
+    let mut clock = ticking();
     let done = || NodeOutcome::Completed(Map::from_iter([("out".to_owned(), Value::Bool(true))]));
     let failed = || NodeOutcome::Failed { error_type: "X".into(), message: "x".into(), retryable: true };
     let mut run = TaskRun::new((*task).clone(), "w", FIRST);
