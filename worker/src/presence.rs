@@ -10,10 +10,20 @@ use haltline_common::{
 use crate::flight::Flight;
 
 /// A third of the time after which the bucket forgets an entry.
-pub const EVERY: Duration = Duration::from_secs(3);
+const EVERY: Duration = Duration::from_secs(3);
+
+/// Keeps the entry until the worker drains, and then says that it does. A task of its own: where the bucket has no
+/// leader for some seconds, so long does a write take.
+pub async fn keep(flight: Arc<Flight>, slots: BTreeMap<String, usize>, started_at: Timestamp) {
+    let mut renew = tokio::time::interval(EVERY);
+    while flight.draining.run_until_cancelled(renew.tick()).await.is_some() {
+        write(&flight, &slots, started_at).await;
+    }
+    write(&flight, &slots, started_at).await;
+}
 
 /// Writes the entry.
-pub async fn write(flight: &Arc<Flight>, slots: &BTreeMap<String, usize>, started_at: Timestamp) {
+async fn write(flight: &Arc<Flight>, slots: &BTreeMap<String, usize>, started_at: Timestamp) {
     let (gate, control_revision) = match flight.control.gate() {
         Gate::Open => ("open", flight.control.flag().map_or(0, |f| f.revision)),
         Gate::Halted(flag) => ("halted", flag.revision),

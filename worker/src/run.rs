@@ -23,7 +23,10 @@ use haltline_common::{
     },
 };
 use tokio::{sync::Semaphore, task::JoinSet};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 use crate::{flight::Flight, presence, probe, puller, registry::Registry};
 
@@ -57,8 +60,7 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
     let flight = Arc::new(Flight::new(link.clone(), worker_id.clone(), publisher, control, registry, door, semaphores, stop.clone()));
     control_watch::prepare_metrics();
     let mut stops = link.client.subscribe(link.names.stop_all()).await?;
-    let started_at = clock::now();
-    presence::write(&flight, &slots, started_at).await;
+    let keeping = AbortOnDropHandle::new(tokio::spawn(presence::keep(flight.clone(), slots.clone(), clock::now())));
 
     let _probe = probe::start(&link, &worker_id, &flight.control);
     flight.arrivals.look(&link).await;
@@ -69,8 +71,7 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
     tracing::info!(worker_id, types = ?slots.keys().collect::<Vec<_>>(), "working");
 
     let mut progress = tokio::time::interval(PROGRESS_EVERY);
-    let mut renew = tokio::time::interval(presence::EVERY);
-    // Not in this loop: while it asks, the tasks need their signs of progress.
+    // Nothing in this loop waits for an answer: the tasks need their signs of progress, and hear of stops.
     let mut looks = JoinSet::new();
     let mut give_up = None;
     loop {
@@ -79,7 +80,6 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
                 pullers.close();
                 tasks.close();
                 give_up = Some(tokio::time::Instant::now() + settings.drain.duration());
-                presence::write(&flight, &slots, started_at).await;
                 tracing::info!(worker_id, in_flight = flight.len(), "draining");
             }
             () = async { pullers.wait().await; tasks.wait().await }, if give_up.is_some() => break,
@@ -96,7 +96,6 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
             }
             () = flight.acks.due() => flight.acks.send(&link.client).await,
             Some(_) = looks.join_next(), if !looks.is_empty() => {}
-            _ = renew.tick(), if give_up.is_none() => presence::write(&flight, &slots, started_at).await,
             Some(message) = stops.next() => match serde_json::from_slice::<Command>(&message.payload) {
                 Ok(command) if matches!(command.kind, CommandType::Cancel | CommandType::Timeout) => flight.hear_stop(command),
                 Ok(_) => {}
@@ -108,6 +107,9 @@ pub async fn run(link: Link, settings: WorkerSettings, registry: Registry, stop:
     if let Some(holder) = flight.control.holder() {
         holder.leave(flight.control.revision()).await;
     }
+    // Ended first, or it might write the entry once more.
+    keeping.abort();
+    let _ = keeping.await;
     presence::remove(&flight).await;
     let _ = tokio::time::timeout(FLUSH, link.client.flush()).await;
     tracing::info!(worker_id, "drained");

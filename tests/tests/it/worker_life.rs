@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use haltline_client::Status;
-use haltline_common::{clock, history};
+use haltline_common::{clock, history, js, types::Names};
 use haltline_tests::{Site, checks, ledger, shapes, soon, until};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::COMMAND;
 
@@ -158,6 +158,28 @@ async fn a_killed_worker_s_tasks_run_elsewhere_within_two_seconds() -> anyhow::R
     // Whoever was healthy went on undisturbed.
     for id in &healthy {
         ensure!(history::commands(&link, id).await?.is_empty(), "{id} was claimed");
+    }
+    site.done();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_worker_whose_entry_cannot_be_written_keeps_its_tasks() -> anyhow::Result<()> {
+    let mut site = Site::start(COMMAND).await?;
+    site.spawn("worker-2", &["worker", "--id", "worker-2"], None)?;
+    site.ready(2).await?;
+    let long = shapes::workflow("long", json!([{ "id": "think", "type": "sleep", "params": { "duration": "9s" } }]))?;
+    // What a bucket without a leader is to a worker: nobody answers its writes.
+    let stream = Names::bucket_stream(&site.link().names.workers_bucket());
+    let _: Value = js::api(site.link(), &format!("STREAM.DELETE.{stream}"), &Value::Null).await?;
+    let mut all = Vec::new();
+    for n in 0..6 {
+        all.push(site.submit(&long, &format!("k{n}"), json!({})).await?);
+    }
+    for (n, id) in all.iter().enumerate() {
+        let (record, _) = checks::ended(&site.client, &format!("k{n}")).await?;
+        ensure!(record.status == Status::Completed, "{record:?}");
+        ensure!(history::commands(site.link(), id).await?.is_empty(), "{id} was claimed");
     }
     site.done();
     Ok(())
