@@ -25,6 +25,10 @@ pub struct Shared {
     read: u64,
 }
 
+/// How often nats-server says that it still reads for us. Where three are missing, as when the one of several servers that
+/// did so ends, another one is asked: as long does what runs wait.
+pub const BEAT: Duration = Duration::from_secs(1);
+
 /// Reads the log from `seq` on.
 pub fn tail(link: &Link, filter: String, seq: u64, reader: String) -> Tail {
     let stream = link.names.events_stream();
@@ -32,7 +36,7 @@ pub fn tail(link: &Link, filter: String, seq: u64, reader: String) -> Tail {
         stream,
         filter,
         start: Start::Seq(seq),
-        heartbeat: Duration::from_secs(2),
+        heartbeat: BEAT,
         buffer: 4096,
         reader,
         headers_only: false,

@@ -142,7 +142,7 @@ impl Service {
                 stream: Names::bucket_stream(&names.definitions_bucket()),
                 filter: names.latest_all(),
                 start: Start::LastPerSubject,
-                heartbeat: Duration::from_secs(2),
+                heartbeat: inputs::BEAT,
                 buffer: 4096,
                 reader: "coordinator_definitions".into(),
                 headers_only: false,

@@ -147,6 +147,11 @@ impl Bound {
         self.signal(Signal::TERM);
     }
 
+    /// Sends it SIGUSR2, in which programs read what they like. Does nothing if it has ended.
+    pub fn user_signal(&mut self) {
+        self.signal(Signal::USR2);
+    }
+
     /// Suspends (`true`) or resumes it, by SIGSTOP and SIGCONT.
     pub fn pause(&mut self, paused: bool) {
         self.signal(if paused { Signal::STOP } else { Signal::CONT });

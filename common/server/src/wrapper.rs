@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-/// Runs `"$@"`, passes SIGTERM on, kills it when standard input ends, exits as it does.
+/// Runs `"$@"`, passes SIGTERM and SIGUSR2 on, kills it when standard input ends, exits as it does.
 const SCRIPT: &str = r#"
 exec 3<&0
 "$@" </dev/null 3<&- &
@@ -12,6 +12,7 @@ child=$!
 watch=$!
 exec 3<&-
 trap 'kill -TERM "$child"' TERM
+trap 'kill -USR2 "$child"' USR2
 wait "$child"
 code=$?
 while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done

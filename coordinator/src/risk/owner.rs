@@ -164,7 +164,7 @@ impl Owner {
                 stream: self.link.names.events_stream(),
                 filter: self.link.names.events_only(),
                 start: Start::Seq(from),
-                heartbeat: Duration::from_secs(2),
+                heartbeat: crate::inputs::BEAT,
                 buffer: 4096,
                 reader: "coordinator_risk".into(),
                 headers_only: false,

@@ -14,8 +14,8 @@ use super::{
     whole,
 };
 
-/// How long a process of a rolling restart may take to be started again, drained first.
-const STARTED_WITHIN: Duration = Duration::from_secs(30);
+/// How long a process of a rolling restart may take to be started again, drained first, or what it leads handed over.
+const STARTED_WITHIN: Duration = Duration::from_secs(45);
 /// A started process gets this long to work before the next one is restarted.
 const SETTLES: Duration = Duration::from_millis(1000);
 /// A server whose disk was full is started again: it does not go on by itself.
@@ -86,14 +86,14 @@ pub fn kill_all(fleet: &Fleet, pause: Duration) {
     fleet.processes.values().for_each(|p| p.order(Order::Kill(pause)));
 }
 
-/// Restarts a role's processes (`workers`, `servers`) one after the other; of servers the next one, with `careful`, once the
-/// cluster is whole again: who does it by hand has to wait for that, a fault does not.
+/// Restarts a role's processes (`workers`, `servers`) one after the other; with `careful` a server hands
+/// over first, and the next one follows once the cluster is whole again: what operators do, and a fault does not.
 pub async fn rolling(fleet: &Fleet, role: &str, pause: Duration, careful: Option<&Link>) {
     let role = if role == "servers" { "nats" } else { role.trim_end_matches('s') };
     for name in fleet.role(role) {
         let Some(process) = fleet.processes.get(&name) else { continue };
         let starts = process.starts();
-        process.order(Order::Restart(pause));
+        process.order(if careful.is_some() { Order::Replace(pause) } else { Order::Restart(pause) });
         if !process.started_after(starts, STARTED_WITHIN).await {
             tracing::warn!(name, "was not started again in time");
         }

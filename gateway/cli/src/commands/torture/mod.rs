@@ -386,7 +386,7 @@ async fn kill_all(times: u32, seed: u64, fleet: &Fleet, load: &Load, stop: &Canc
     counts
 }
 
-/// Restarts every service in turn, again and again; servers only where others go on, each once the cluster is whole.
+/// Restarts every service in turn, again and again; servers only where others go on, as `deploy/README.md` says.
 async fn rolling(times: u32, servers: bool, fleet: &Fleet, stop: &CancellationToken) -> anyhow::Result<Counts> {
     let mut counts = Counts::new();
     let link = fleet.link().await?;
