@@ -32,15 +32,7 @@ pub const BEAT: Duration = Duration::from_secs(1);
 /// Reads the log from `seq` on.
 pub fn tail(link: &Link, filter: String, seq: u64, reader: String) -> Tail {
     let stream = link.names.events_stream();
-    let options = tail::Options {
-        stream,
-        filter,
-        start: Start::Seq(seq),
-        heartbeat: BEAT,
-        buffer: 4096,
-        reader,
-        headers_only: false,
-    };
+    let options = tail::Options { stream, filter, start: Start::Seq(seq), heartbeat: BEAT, buffer: 4096, reader, headers_only: false };
     Tail::start(link, options)
 }
 
