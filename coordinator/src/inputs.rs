@@ -27,7 +27,7 @@ pub struct Shared {
 
 /// How often nats-server says that it still reads for us. Where three are missing, as when the one of several servers that
 /// did so ends, another one is asked: as long does what runs wait.
-pub const BEAT: Duration = Duration::from_secs(1);
+pub const BEAT: Duration = Duration::from_millis(500);
 
 /// Reads the log from `seq` on.
 pub fn tail(link: &Link, filter: String, seq: u64, reader: String) -> Tail {

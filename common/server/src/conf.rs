@@ -24,8 +24,10 @@ pub fn text(options: &Options, store: &Path, ports: &Path) -> String {
     let cluster = options.cluster.as_ref().map(|c| {
         let routes: Vec<String> = c.routes.iter().map(|r| quoted(&format!("nats://{r}"))).collect();
         format!(
-            // Clients are not told the other servers' addresses: they have been given those they are to use.
-            "cluster {{\n  name: {}\n  host: {}\n  port: {}\n  cluster_advertise: {}\n  no_advertise: true\n  routes: [{}]\n}}\n",
+            // Clients are not told the other servers' addresses: they have been given those they are to use. The lame duck is
+            // that of `deploy/cluster`.
+            "cluster {{\n  name: {}\n  host: {}\n  port: {}\n  cluster_advertise: {}\n  no_advertise: true\n  routes: [{}]\n}}\n\
+             lame_duck_grace_period: \"2s\"\nlame_duck_duration: \"30s\"\n",
             quoted(&c.name),
             quoted(&options.host),
             c.port,

@@ -206,8 +206,8 @@ impl Managed {
     pub fn terminate(&mut self) {
         self.child.terminate();
     }
-    /// Asks one of several to hand over what it leads (lame duck, by SIGUSR2), before it is to end. By SIGTERM alone it hands
-    /// over as well, but ends at once, and what it said last may not be heard: then others wait 4 to 9 s for it.
+    /// Asks one of several to hand over what it leads, then its clients, and to end: lame duck, by SIGUSR2. By SIGTERM it
+    /// hands over as well, but ends at once, and what it said last may not be heard: then others wait 4 to 9 s for it.
     pub fn hand_over(&mut self) {
         self.child.user_signal();
     }

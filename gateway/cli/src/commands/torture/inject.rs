@@ -14,10 +14,8 @@ use super::{
     whole,
 };
 
-/// How long a process of a rolling restart may take to be started again, drained first.
-const STARTED_WITHIN: Duration = Duration::from_secs(30);
-/// How long a nats-server is given to hand over what it leads, as in `deploy/README.md`; it takes a tenth of a second.
-const HANDS_OVER: Duration = Duration::from_millis(500);
+/// How long a process of a rolling restart may take to be started again, drained first, or what it leads handed over.
+const STARTED_WITHIN: Duration = Duration::from_secs(45);
 /// A started process gets this long to work before the next one is restarted.
 const SETTLES: Duration = Duration::from_millis(1000);
 /// A server whose disk was full is started again: it does not go on by itself.
@@ -95,11 +93,7 @@ pub async fn rolling(fleet: &Fleet, role: &str, pause: Duration, careful: Option
     for name in fleet.role(role) {
         let Some(process) = fleet.processes.get(&name) else { continue };
         let starts = process.starts();
-        if careful.is_some() && role == "nats" {
-            process.order(Order::HandOver);
-            tokio::time::sleep(HANDS_OVER).await;
-        }
-        process.order(Order::Restart(pause));
+        process.order(if careful.is_some() { Order::Replace(pause) } else { Order::Restart(pause) });
         if !process.started_after(starts, STARTED_WITHIN).await {
             tracing::warn!(name, "was not started again in time");
         }

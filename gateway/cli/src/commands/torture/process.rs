@@ -16,6 +16,8 @@ use tokio::{
 
 /// How long a service may take to drain after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long a server may take to hand over: its `lame_duck_duration`, and what ending takes.
+const HANDS_OVER: Duration = Duration::from_secs(40);
 /// Before a process that ended by itself is started again, as a supervisor does.
 const SUPERVISOR: Duration = Duration::from_millis(200);
 /// A start that fails is repeated: a port or a folder may be free a moment later.
@@ -58,8 +60,8 @@ pub enum Order {
     Stall(Duration),
     /// SIGTERM, and a new one after the pause.
     Restart(Duration),
-    /// A nats-server hands over what it leads, and goes on; nothing else does anything.
-    HandOver,
+    /// As operators do it: a server hands over first, a service gets SIGTERM; and a new one after the pause.
+    Replace(Duration),
     /// SIGCONT, and a start at once if it does not run.
     Heal,
     /// SIGTERM, for good.
@@ -177,7 +179,7 @@ impl Keeper {
                 () = at(self.go_on), if self.go_on.is_some() => self.go_on(),
                 () = at(self.insist.map(|(t, _)| t)), if self.insist.is_some() => {
                     if self.child.is_some() {
-                        self.told(format!("did not end within {GRACE:?} of SIGTERM"));
+                        self.told(format!("did not end in time when it was asked to"));
                     }
                     if !self.ended() {
                         return;
@@ -206,11 +208,7 @@ impl Keeper {
                 self.go_on = self.child.is_some().then(|| Instant::now() + pause);
             }
             Order::Restart(pause) => self.terminate(Some(pause)),
-            Order::HandOver => {
-                if let Some(Child::Server(server)) = &mut self.child {
-                    server.hand_over();
-                }
-            }
+            Order::Replace(pause) => self.replace(pause),
             Order::End => self.terminate(None),
             Order::Heal => {
                 self.go_on();
@@ -255,6 +253,14 @@ impl Keeper {
         // One that does not run is started, or ended, in the same way.
         self.start = None;
         self.insist = Some((if self.child.is_some() { Instant::now() + GRACE } else { Instant::now() }, then));
+    }
+
+    fn replace(&mut self, pause: Duration) {
+        let Some(Child::Server(server)) = &mut self.child else { return self.terminate(Some(pause)) };
+        server.pause(false);
+        server.hand_over();
+        (self.start, self.go_on) = (None, None);
+        self.insist = Some((Instant::now() + HANDS_OVER, Some(pause)));
     }
 
     /// Its process ended. False if that is for good.
