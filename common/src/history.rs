@@ -1,6 +1,6 @@
 //! Everything the log has of one execution, read by subject.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use haltline_types::{
 };
 use serde_json::json as object;
 
-use crate::{Link, js};
+use crate::{Link, js, link::ANSWERED_WITHIN};
 
 /// A message of the log.
 #[derive(Clone, Debug)]
@@ -164,7 +164,7 @@ impl<'l> Log<'l> {
 
     /// As it is now, which its leader says.
     async fn start(link: &'l Link, stream: String) -> Result<Self, HistoryError> {
-        let info = js::stream_info(link, &stream).await.map_err(|e| HistoryError::Silent(e.to_string()))?;
+        let info = js::stream_info_within(link, &stream, ANSWERED_WITHIN).await.map_err(|e| HistoryError::Silent(e.to_string()))?;
         // Whoever does not say how many copies there are is taken to have several.
         let copies = info.config["num_replicas"].as_u64().unwrap_or(u64::MAX);
         Ok(Self { link, stream, upto: info.state.last_seq, copies })
@@ -196,7 +196,7 @@ impl<'l> Log<'l> {
         if self.copies == 1 {
             return Ok((out, false));
         }
-        let leader = self.link.js.get_stream_no_info(&self.stream).await.map_err(|e| HistoryError::Silent(e.to_string()))?;
+        let leader = self.link.reads.get_stream_no_info(&self.stream).await.map_err(|e| HistoryError::Silent(e.to_string()))?;
         while from <= self.upto {
             match leader.get_first_raw_message_by_subject(subject, from).await {
                 Ok(_) if most.are_in(&out) => return Ok((out, true)),
@@ -243,9 +243,9 @@ async fn read_batch(
     let mut last = from;
     let mut got = 0;
     loop {
-        let message = tokio::time::timeout(Duration::from_secs(5), sub.next())
+        let message = tokio::time::timeout(ANSWERED_WITHIN, sub.next())
             .await
-            .map_err(|_| silent("no answer within 5s".into()))?
+            .map_err(|_| silent(format!("no answer within {ANSWERED_WITHIN:?}")))?
             .ok_or_else(|| silent("connection closed".into()))?;
         let header = |name: &str| message.headers.as_ref().and_then(|h| h.get(name)).map(|v| v.as_str().to_owned());
         if let Some(status) = message.status {

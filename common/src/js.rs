@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::Link;
 
+/// How long an answer is waited for that may take some time, as to making a stream.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// An error that the JetStream API answered, or that kept it from answering.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ApiFailure {
@@ -54,12 +57,17 @@ struct Envelope {
 
 /// Asks `$JS.API.<subject>`.
 pub async fn api<T: DeserializeOwned>(link: &Link, subject: &str, body: &Value) -> Result<T, ApiFailure> {
+    api_within(link, subject, body, PATIENCE).await
+}
+
+/// The same, and gives up sooner.
+pub async fn api_within<T: DeserializeOwned>(link: &Link, subject: &str, body: &Value, within: Duration) -> Result<T, ApiFailure> {
     let payload = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
     let ask = link.client.request(format!("$JS.API.{subject}"), payload);
-    let answer = match tokio::time::timeout(Duration::from_secs(5), ask).await {
+    let answer = match tokio::time::timeout(within, ask).await {
         Ok(Ok(message)) => message,
         Ok(Err(e)) => return Err(ApiFailure::Silent(e.to_string())),
-        Err(_) => return Err(ApiFailure::Silent("timed out after 5s".into())),
+        Err(_) => return Err(ApiFailure::Silent(format!("timed out after {within:?}"))),
     };
     let malformed = |e: serde_json::Error| ApiFailure::Silent(format!("malformed answer: {e}"));
     if let Some(e) = serde_json::from_slice::<Envelope>(&answer.payload).map_err(malformed)?.error {
@@ -94,5 +102,10 @@ pub struct StreamState {
 
 /// Asks for a stream's information.
 pub async fn stream_info(link: &Link, stream: &str) -> Result<StreamInfo, ApiFailure> {
-    api(link, &format!("STREAM.INFO.{stream}"), &Value::Null).await
+    stream_info_within(link, stream, PATIENCE).await
+}
+
+/// The same, and gives up sooner.
+pub async fn stream_info_within(link: &Link, stream: &str, within: Duration) -> Result<StreamInfo, ApiFailure> {
+    api_within(link, &format!("STREAM.INFO.{stream}"), &Value::Null, within).await
 }

@@ -1,7 +1,7 @@
 //! Reading and writing bucket entries, one at a time: for commands, gateways and starts, not for
 //! the paths that carry load.
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, jetstream::stream::LastRawMessageErrorKind};
 use bytes::Bytes;
 use haltline_types::{
     Names,
@@ -35,14 +35,21 @@ pub fn is_deletion(headers: &HeaderMap) -> bool {
 
 /// The current entry of a key, asked from the stream's leader.
 pub async fn get(link: &Link, bucket: &str, key: &str) -> Result<Option<Entry>, ApiError> {
-    let stream = link.js.get_stream_no_info(Names::bucket_stream(bucket)).await.map_err(unavailable)?;
-    match stream.get_last_raw_message_by_subject(&Names::kv_subject(bucket, key)).await {
-        Ok(m) => {
-            let value = (!is_deletion(&m.headers)).then_some(m.payload);
-            Ok(Some(Entry { value, revision: m.sequence }))
+    let (stream, subject) = (Names::bucket_stream(bucket), Names::kv_subject(bucket, key));
+    let mut first = true;
+    loop {
+        let on = if first { &link.reads } else { &link.js };
+        let stream = on.get_stream_no_info(&stream).await.map_err(unavailable)?;
+        match stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(m) => {
+                let value = (!is_deletion(&m.headers)).then_some(m.payload);
+                return Ok(Some(Entry { value, revision: m.sequence }));
+            }
+            Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
+            // No answer: asked once more, for longer.
+            Err(e) if first && e.kind() == LastRawMessageErrorKind::Other => first = false,
+            Err(e) => return Err(unavailable(e)),
         }
-        Err(e) if e.kind() == async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(e) => Err(unavailable(e)),
     }
 }
 

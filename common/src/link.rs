@@ -16,6 +16,10 @@ use crate::sync::SyncState;
 /// How long a service tries to get its first connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long an answer to a question is waited for, before it is asked again. Questions and answers are lost with a connection, and with
+/// the server of several that had them; nothing says so. Reads that take longer were not seen.
+pub const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+
 /// A connection and the names to use on it. Cheap to clone.
 #[derive(Clone)]
 pub struct Link {
@@ -23,6 +27,8 @@ pub struct Link {
     pub client: Client,
     /// JetStream on it.
     pub js: jetstream::Context,
+    /// The same for reads that are repeated if no answer comes within [`ANSWERED_WITHIN`].
+    pub reads: jetstream::Context,
     /// Names on the server.
     pub names: Names,
     /// When the server syncs writes.
@@ -86,7 +92,9 @@ impl Link {
         };
         let client = first(options, addresses, role).await.map_err(|source| ConnectError { url: redact(url), source })?;
         let js = jetstream::new(client.clone());
-        Ok(Self { client, js, names, sync: Arc::default() })
+        let mut reads = js.clone();
+        reads.set_timeout(ANSWERED_WITHIN);
+        Ok(Self { client, js, reads, names, sync: Arc::default() })
     }
 
     /// How often this connection was made; changes tell that unanswered writes may be lost. Counted

@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     Link,
     js::{self, ApiFailure},
+    link::ANSWERED_WITHIN,
     planted::{Bug, planted},
     retry::Reconnect,
 };
@@ -166,7 +167,8 @@ impl Tail {
             last_seq: AtomicU64::new(0),
             created: Mutex::default(),
         });
-        let reader = Reader { link: link.clone(), options, out: tx, health: health.clone(), last: None, created };
+        let reader =
+            Reader { link: link.clone(), options, out: tx, health: health.clone(), last: None, created, patience: ANSWERED_WITHIN };
         let task = AbortOnDropHandle::new(tokio::spawn(reader.run()));
         Self { items, health, _task: task }
     }
@@ -198,7 +200,12 @@ struct Reader {
     last: Option<u64>,
     /// Creation time of the stream being read.
     created: Option<String>,
+    /// How long an answer is waited for while it opens: longer each time that it does not, as a large stream may take its time.
+    patience: Duration,
 }
+
+/// At most so long an answer is waited for while a tail opens.
+const PATIENCE_MAX: Duration = Duration::from_secs(5);
 
 /// Why one consumer ended.
 enum End {
@@ -248,18 +255,22 @@ impl Reader {
     async fn read(&mut self) -> End {
         match self.open().await {
             Ok((sub, pending, last_seq, name)) => {
+                self.patience = ANSWERED_WITHIN;
                 let end = self.deliver(sub, pending, last_seq).await;
                 // Best effort: the server removes an unused consumer by itself after a while.
                 let subject = format!("$JS.API.CONSUMER.DELETE.{}.{name}", self.options.stream);
                 let _ = self.link.client.publish(subject, Bytes::new()).await;
                 end
             }
-            Err(end) => end,
+            Err(end) => {
+                self.patience = (self.patience * 2).min(PATIENCE_MAX);
+                end
+            }
         }
     }
 
     async fn open(&mut self) -> Result<(Subscriber, u64, u64, String), End> {
-        let info = js::stream_info(&self.link, &self.options.stream).await?;
+        let info = js::stream_info_within(&self.link, &self.options.stream, self.patience).await?;
         if self.created.as_ref().is_some_and(|c| *c != info.created) || self.last.is_some_and(|l| l > info.state.last_seq) {
             self.last = Some(0);
             if self.out.send(Item::Reset { created: info.created.clone() }).await.is_err() {
@@ -315,10 +326,10 @@ impl Reader {
             subject = format!("{subject}.{one}");
         }
         let request = json!({ "stream_name": self.options.stream, "config": config, "action": "create" });
-        let created: Created = js::api(&self.link, &subject, &request).await?;
+        let created: Created = js::api_within(&self.link, &subject, &request, self.patience).await?;
         // Between the question and the consumer the stream may have been replaced: what the consumer delivers
         // would be taken for messages of the old one.
-        let now = js::stream_info(&self.link, &self.options.stream).await?.created;
+        let now = js::stream_info_within(&self.link, &self.options.stream, self.patience).await?.created;
         if self.created.as_ref() != Some(&now) {
             let subject = format!("$JS.API.CONSUMER.DELETE.{}.{}", self.options.stream, created.name);
             let _ = self.link.client.publish(subject, Bytes::new()).await;

@@ -179,7 +179,7 @@ impl Keeper {
                 () = at(self.go_on), if self.go_on.is_some() => self.go_on(),
                 () = at(self.insist.map(|(t, _)| t)), if self.insist.is_some() => {
                     if self.child.is_some() {
-                        self.told(format!("did not end in time when it was asked to"));
+                        self.told("did not end in time when it was asked to".into());
                     }
                     if !self.ended() {
                         return;
