@@ -27,7 +27,7 @@ pub struct Link {
     pub client: Client,
     /// JetStream on it.
     pub js: jetstream::Context,
-    /// The same for reads that are repeated if no answer comes within [`ANSWERED_WITHIN`].
+    /// The same for what is repeated if no answer comes within [`ANSWERED_WITHIN`]: reads, and payloads.
     pub reads: jetstream::Context,
     /// Names on the server.
     pub names: Names,

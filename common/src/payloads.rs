@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{
-    Context,
     context::ObjectStoreErrorKind,
     object_store::{GetErrorKind, InfoErrorKind, ObjectStore},
 };
@@ -34,7 +33,7 @@ pub enum PayloadError {
 pub async fn put(link: &Link, payload: &PayloadRef, json: &[u8]) -> Result<(), PayloadError> {
     let unavailable = |why: String| PayloadError::Unavailable(payload.object.clone(), why);
     let storing = async {
-        let store = open(link, &link.js).await.map_err(unavailable)?;
+        let store = open(link).await.map_err(unavailable)?;
         match store.info(&payload.object).await {
             // Named by what is in it.
             Ok(info) if info.size == payload.bytes => return Ok(()),
@@ -59,7 +58,7 @@ pub async fn get(link: &Link, payload: &PayloadRef) -> Result<Value, PayloadErro
         return Err(gone(format!("has {} bytes, more than {PAYLOAD_BYTES_MAX}", payload.bytes)));
     }
     let reading = async {
-        let store = open(link, &link.reads).await.map_err(unavailable)?;
+        let store = open(link).await.map_err(unavailable)?;
         let object = store.get(&payload.object).await.map_err(|e| match e.kind() {
             GetErrorKind::NotFound => gone("is not in the object store (any more)".into()),
             _ => unavailable(e.to_string()),
@@ -80,8 +79,9 @@ pub async fn get(link: &Link, payload: &PayloadRef) -> Result<Value, PayloadErro
     }
 }
 
-async fn open(link: &Link, on: &Context) -> Result<ObjectStore, String> {
-    on.get_object_store(link.names.payloads_bucket()).await.map_err(|e| match e.kind() {
+/// Storing is repeated as reading is: what is stored twice is the same.
+async fn open(link: &Link) -> Result<ObjectStore, String> {
+    link.reads.get_object_store(link.names.payloads_bucket()).await.map_err(|e| match e.kind() {
         ObjectStoreErrorKind::GetStore => format!("there is no object store; `haltline ensure` makes it ({e})"),
         _ => e.to_string(),
     })
