@@ -17,7 +17,7 @@ use crate::sync::SyncState;
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long an answer to a question is waited for, before it is asked again. Questions and answers are lost with a connection, and with
-/// the server of several that had them; nothing says so. Reads that take longer were not seen.
+/// the server of several that had them; nothing says so.
 pub const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A connection and the names to use on it. Cheap to clone.
@@ -27,7 +27,7 @@ pub struct Link {
     pub client: Client,
     /// JetStream on it.
     pub js: jetstream::Context,
-    /// The same for what is repeated if no answer comes within [`ANSWERED_WITHIN`]: reads, and payloads.
+    /// The same, and gives up after [`ANSWERED_WITHIN`]: for reads and payloads, which coordinators and workers repeat.
     pub reads: jetstream::Context,
     /// Names on the server.
     pub names: Names,
