@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::Link;
 
 /// How long an answer is waited for that may take some time, as to making a stream.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An error that the JetStream API answered, or that kept it from answering.
 #[derive(Clone, Debug, thiserror::Error)]

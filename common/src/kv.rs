@@ -11,6 +11,7 @@ use haltline_types::{
 
 use crate::{
     Link,
+    link::twice,
     outbox::{Write, WriteError},
     publisher::Publisher,
 };
@@ -35,22 +36,19 @@ pub fn is_deletion(headers: &HeaderMap) -> bool {
 
 /// The current entry of a key, asked from the stream's leader.
 pub async fn get(link: &Link, bucket: &str, key: &str) -> Result<Option<Entry>, ApiError> {
-    let (stream, subject) = (Names::bucket_stream(bucket), Names::kv_subject(bucket, key));
-    let mut first = true;
-    loop {
-        let on = if first { &link.reads } else { &link.js };
-        let stream = on.get_stream_no_info(&stream).await.map_err(unavailable)?;
-        match stream.get_last_raw_message_by_subject(&subject).await {
+    let (stream, subject) = &(Names::bucket_stream(bucket), Names::kv_subject(bucket, key));
+    let ask = |within| async move {
+        let stream = link.js_within(within).get_stream_no_info(stream).await.map_err(unavailable)?;
+        match stream.get_last_raw_message_by_subject(subject).await {
             Ok(m) => {
                 let value = (!is_deletion(&m.headers)).then_some(m.payload);
-                return Ok(Some(Entry { value, revision: m.sequence }));
+                Ok(Some(Entry { value, revision: m.sequence }))
             }
-            Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(None),
-            // No answer: asked once more, for longer.
-            Err(e) if first && e.kind() == LastRawMessageErrorKind::Other => first = false,
-            Err(e) => return Err(unavailable(e)),
+            Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(e) => Err(unavailable(e)),
         }
-    }
+    };
+    twice(|e: &ApiError| e.code == Code::Unavailable, ask).await
 }
 
 /// Writes an entry if its revision is still `revision` (0: if there was never one; a deletion has a

@@ -20,6 +20,20 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// the server of several that had them; nothing says so.
 pub const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long an answer is waited for where it was asked for before: a busy server may take its time.
+const ANSWERED_AT_LAST: Duration = Duration::from_secs(3);
+
+/// Asks, with the time in which an answer is waited for; and once more what failed as `silent` tells.
+///
+/// # Errors
+/// As the last question.
+pub async fn twice<T, E, F: Future<Output = Result<T, E>>>(silent: impl Fn(&E) -> bool, ask: impl Fn(Duration) -> F) -> Result<T, E> {
+    match ask(ANSWERED_WITHIN).await {
+        Err(e) if silent(&e) => ask(ANSWERED_AT_LAST).await,
+        answer => answer,
+    }
+}
+
 /// A connection and the names to use on it. Cheap to clone.
 #[derive(Clone)]
 pub struct Link {
@@ -27,8 +41,6 @@ pub struct Link {
     pub client: Client,
     /// JetStream on it.
     pub js: jetstream::Context,
-    /// The same, and gives up after [`ANSWERED_WITHIN`]: for reads and payloads, which coordinators and workers repeat.
-    pub reads: jetstream::Context,
     /// Names on the server.
     pub names: Names,
     /// When the server syncs writes.
@@ -92,9 +104,14 @@ impl Link {
         };
         let client = first(options, addresses, role).await.map_err(|source| ConnectError { url: redact(url), source })?;
         let js = jetstream::new(client.clone());
-        let mut reads = js.clone();
-        reads.set_timeout(ANSWERED_WITHIN);
-        Ok(Self { client, js, reads, names, sync: Arc::default() })
+        Ok(Self { client, js, names, sync: Arc::default() })
+    }
+
+    /// JetStream, which waits for an answer for `within`.
+    pub fn js_within(&self, within: Duration) -> jetstream::Context {
+        let mut js = self.js.clone();
+        js.set_timeout(within);
+        js
     }
 
     /// How often this connection was made; changes tell that unanswered writes may be lost. Counted

@@ -10,7 +10,10 @@ use haltline_types::{limits::PAYLOAD_BYTES_MAX, payload::PayloadRef};
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
-use crate::Link;
+use crate::{
+    Link,
+    link::{ANSWERED_WITHIN, twice},
+};
 
 /// A payload of a few megabytes is stored or read within this.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -33,7 +36,8 @@ pub enum PayloadError {
 pub async fn put(link: &Link, payload: &PayloadRef, json: &[u8]) -> Result<(), PayloadError> {
     let unavailable = |why: String| PayloadError::Unavailable(payload.object.clone(), why);
     let storing = async {
-        let store = open(link).await.map_err(unavailable)?;
+        // Repeated by whoever stores: what is stored twice is the same.
+        let store = open(link, ANSWERED_WITHIN).await.map_err(unavailable)?;
         match store.info(&payload.object).await {
             // Named by what is in it.
             Ok(info) if info.size == payload.bytes => return Ok(()),
@@ -57,8 +61,8 @@ pub async fn get(link: &Link, payload: &PayloadRef) -> Result<Value, PayloadErro
     if payload.bytes > PAYLOAD_BYTES_MAX {
         return Err(gone(format!("has {} bytes, more than {PAYLOAD_BYTES_MAX}", payload.bytes)));
     }
-    let reading = async {
-        let store = open(link).await.map_err(unavailable)?;
+    let read = |within| async move {
+        let store = open(link, within).await.map_err(unavailable)?;
         let object = store.get(&payload.object).await.map_err(|e| match e.kind() {
             GetErrorKind::NotFound => gone("is not in the object store (any more)".into()),
             _ => unavailable(e.to_string()),
@@ -68,6 +72,7 @@ pub async fn get(link: &Link, payload: &PayloadRef) -> Result<Value, PayloadErro
         object.take(payload.bytes as u64 + 1).read_to_end(&mut json).await.map_err(|e| unavailable(e.to_string()))?;
         Ok(json)
     };
+    let reading = twice(|e| matches!(e, PayloadError::Unavailable(..)), read);
     let json = tokio::time::timeout(WITHIN, reading).await.map_err(|_| unavailable(format!("was not read within {WITHIN:?}")))??;
     if !payload.is_true_of(&json) {
         return Err(gone("is not what was stored".into()));
@@ -79,9 +84,8 @@ pub async fn get(link: &Link, payload: &PayloadRef) -> Result<Value, PayloadErro
     }
 }
 
-/// Storing is repeated as reading is: what is stored twice is the same.
-async fn open(link: &Link) -> Result<ObjectStore, String> {
-    link.reads.get_object_store(link.names.payloads_bucket()).await.map_err(|e| match e.kind() {
+async fn open(link: &Link, within: Duration) -> Result<ObjectStore, String> {
+    link.js_within(within).get_object_store(link.names.payloads_bucket()).await.map_err(|e| match e.kind() {
         ObjectStoreErrorKind::GetStore => format!("there is no object store; `haltline ensure` makes it ({e})"),
         _ => e.to_string(),
     })

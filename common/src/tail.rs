@@ -204,9 +204,6 @@ struct Reader {
     patience: Duration,
 }
 
-/// At most so long an answer is waited for while a tail opens.
-const PATIENCE_MAX: Duration = Duration::from_secs(5);
-
 /// Why one consumer ended.
 enum End {
     Failed(String),
@@ -263,7 +260,7 @@ impl Reader {
                 end
             }
             Err(end) => {
-                self.patience = (self.patience * 2).min(PATIENCE_MAX);
+                self.patience = (self.patience * 2).min(js::PATIENCE);
                 end
             }
         }

@@ -235,6 +235,17 @@ pub fn prepare_metrics() {
     }
 }
 
+fn tell(flag: &Flag) {
+    tracing::info!(
+        scope = %flag.scope,
+        state = flag.state.as_str(),
+        revision = flag.revision,
+        by = flag.by,
+        reason = flag.reason,
+        "control flag"
+    );
+}
+
 type Look = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 struct Follower {
@@ -295,18 +306,17 @@ impl Follower {
                 return;
             }
             Item::Message(m) => {
-                if let Some(flag) = self.reading.take_in(&m) {
-                    tracing::info!(
-                        scope = %flag.scope,
-                        state = flag.state.as_str(),
-                        revision = flag.revision,
-                        by = flag.by,
-                        reason = flag.reason,
-                        "control flag"
-                    );
+                if let Some(flag) = self.reading.take_in(&m).filter(|_| self.reading.is_complete()) {
+                    tell(&flag);
                 }
             }
-            Item::CaughtUp { .. } => self.reading.complete(),
+            Item::CaughtUp { .. } => {
+                // What was set and lifted before is the bucket's history, and not this process's.
+                if !self.reading.is_complete() {
+                    self.reading.raised().for_each(tell);
+                }
+                self.reading.complete();
+            }
             Item::Lost { reason, missing: true } => {
                 tracing::error!(reason, "the control bucket is missing: everything counts as halted");
                 self.reading.missing(reason);

@@ -69,6 +69,15 @@ impl Reading {
         self.missing = None;
     }
 
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Flags that keep something from running.
+    pub(super) fn raised(&self) -> impl Iterator<Item = &Flag> {
+        self.flags.iter().map(|(_, flag)| flag).filter(|flag| !flag.state.runs())
+    }
+
     /// There is no bucket: in words.
     pub(super) fn missing(&mut self, reason: String) {
         self.missing = Some(reason);

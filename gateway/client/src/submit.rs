@@ -18,9 +18,11 @@ use serde::Serialize;
 
 use crate::{Accepted, ApiError, Client, Code, Outcome, Submit, inbox::Ticket, unavailable};
 
-/// How long one try waits for its answer: a healthy coordinator answers within milliseconds, one
-/// that is taking a shard over within a second.
-const TRY: Duration = Duration::from_secs(2);
+/// How long the first try waits for its answer: a healthy coordinator answers within milliseconds.
+/// Nothing says that a request was lost with the server, of several, that had it.
+const TRY_MIN: Duration = Duration::from_secs(1);
+/// How long the others wait: one that is busy is not to be asked more than that.
+const TRY_MAX: Duration = Duration::from_secs(2);
 /// Delay before the second try; doubles up to [`DELAY_MAX`].
 const DELAY_MIN: Duration = Duration::from_millis(20);
 /// A coordinator that comes back is noticed within this time.
@@ -79,10 +81,10 @@ impl Client {
     /// Asks until there is an answer or the time is over.
     async fn ask(&self, subject: String, body: Bytes, ticket: &mut Ticket) -> Result<Answer, ApiError> {
         let until = Instant::now() + self.timeout;
-        let mut delay = DELAY_MIN;
+        let (mut delay, mut limit) = (DELAY_MIN, TRY_MIN);
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let error = match self.try_once(&subject, &body, ticket, TRY.min(left)).await {
+            let error = match self.try_once(&subject, &body, ticket, limit.min(left)).await {
                 // Both pass by themselves: a coordinator is starting, or has lost its watch for now.
                 Err(e) if matches!(e.code, Code::Unavailable | Code::ControlUnsure) => e,
                 answer => return answer,
@@ -92,6 +94,7 @@ impl Client {
             }
             tokio::time::sleep(delay).await;
             delay = (delay * 2).min(DELAY_MAX);
+            limit = TRY_MAX;
         }
     }
 

@@ -207,9 +207,9 @@ impl Keeper {
                 self.pause(true);
                 self.go_on = self.child.is_some().then(|| Instant::now() + pause);
             }
-            Order::Restart(pause) => self.terminate(Some(pause)),
-            Order::Replace(pause) => self.replace(pause),
-            Order::End => self.terminate(None),
+            Order::Restart(pause) => self.terminate(false, Some(pause)),
+            Order::Replace(pause) => self.terminate(true, Some(pause)),
+            Order::End => self.terminate(false, None),
             Order::Heal => {
                 self.go_on();
                 if self.start.is_some() {
@@ -242,25 +242,23 @@ impl Keeper {
         self.go_on = None;
     }
 
-    fn terminate(&mut self, then: Option<Duration>) {
+    /// Asks it to end; one server of several, where `hands_over`, in steps.
+    fn terminate(&mut self, hands_over: bool, then: Option<Duration>) {
         // A stopped process would not hear it.
         self.go_on();
+        let mut grace = GRACE;
         match &mut self.child {
             Some(Child::Service(child)) => child.terminate(),
+            Some(Child::Server(server)) if hands_over => {
+                server.hand_over();
+                grace = HANDS_OVER;
+            }
             Some(Child::Server(server)) => server.terminate(),
-            None => {}
+            // One that does not run is started, or ended, in the same way.
+            None => grace = Duration::ZERO,
         }
-        // One that does not run is started, or ended, in the same way.
         self.start = None;
-        self.insist = Some((if self.child.is_some() { Instant::now() + GRACE } else { Instant::now() }, then));
-    }
-
-    fn replace(&mut self, pause: Duration) {
-        let Some(Child::Server(server)) = &mut self.child else { return self.terminate(Some(pause)) };
-        server.pause(false);
-        server.hand_over();
-        (self.start, self.go_on) = (None, None);
-        self.insist = Some((Instant::now() + HANDS_OVER, Some(pause)));
+        self.insist = Some((Instant::now() + grace, then));
     }
 
     /// Its process ended. False if that is for good.
