@@ -28,6 +28,8 @@ use crate::{
 
 /// An unanswered write is sent again after this long; a healthy server answers within milliseconds.
 const RESEND_AFTER: Duration = Duration::from_secs(2);
+/// One that nobody was there to take, after this long: one of several servers that ends hands its streams over within 0.1 s.
+const LEADER_WITHIN: Duration = Duration::from_millis(200);
 /// How often unanswered writes are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Writes sent again at most per look, so that a slow server is not flooded.
@@ -140,7 +142,8 @@ enum Way {
 struct Pending<T> {
     tag: T,
     write: Write,
-    sent: Instant,
+    /// When it leaves again, unless it was answered.
+    due: Instant,
     way: Way,
     /// It was handed to the connection before.
     tried: bool,
@@ -221,7 +224,7 @@ impl<T> Outbox<T> {
             self.leaving.push_back(Leaving { n, place: None });
             Way::Direct
         };
-        self.pending.insert(n, Box::new(Pending { tag, write, sent: Instant::now(), way, tried: false }));
+        self.pending.insert(n, Box::new(Pending { tag, write, due: Instant::now() + RESEND_AFTER, way, tried: false }));
         self.most = self.most.max(self.pending.len());
         if !grouping {
             self.flush().await;
@@ -243,7 +246,7 @@ impl<T> Outbox<T> {
             let leaving = self.lanes.leave(self.link.sync.get() == Sync::Always, now, |n| pending.contains_key(&n));
             for l in &leaving {
                 if let Some(p) = self.pending.get_mut(&l.n) {
-                    p.sent = now;
+                    p.due = now + RESEND_AFTER;
                     if let (Way::Lane(lane), None) = (p.way, l.place) {
                         p.way = Way::Single(lane);
                     }
@@ -296,7 +299,11 @@ impl<T> Outbox<T> {
     fn take(&mut self, message: &async_nats::Message) {
         let Some(number) = message.subject.as_str().rsplit('.').next() else { return };
         if message.status.is_some() {
-            return; // no responders: the stream has no leader right now; sent again later
+            // No responders: the stream has no leader right now. Batches wait for their time.
+            if let Some(p) = number.parse().ok().and_then(|n: u64| self.pending.get_mut(&n)) {
+                p.due = Instant::now() + LEADER_WITHIN;
+            }
+            return;
         }
         let ack: PubAck = match serde_json::from_slice(&message.payload) {
             Ok(ack) => ack,
@@ -372,18 +379,21 @@ impl<T> Outbox<T> {
         let (patience, most) = if reconnected { (Duration::ZERO, usize::MAX) } else { (RESEND_AFTER, RESEND_BATCH) };
         let pending = &self.pending;
         let mut again = self.lanes.give_up(patience, now, |n| pending.contains_key(&n));
+        // Each is told of once, though it may leave every 0.2 s while there is no leader.
+        let mut told = again;
         for (n, p) in &mut self.pending {
             if again >= most {
                 break;
             }
-            if !matches!(p.way, Way::Lane(_)) && now.duration_since(p.sent) >= patience {
+            if !matches!(p.way, Way::Lane(_)) && (reconnected || now >= p.due) {
                 self.leaving.push_back(Leaving { n: *n, place: None });
-                p.sent = now;
+                p.due = now + RESEND_AFTER;
                 again += 1;
+                told += usize::from(p.write.headers.get(AGAIN).is_none());
             }
         }
-        if again > 0 {
-            tracing::info!(writes = again, reconnected, "repeated writes that nats-server had not answered");
+        if told > 0 {
+            tracing::info!(writes = told, reconnected, "repeated writes that nats-server had not answered");
         }
     }
 }

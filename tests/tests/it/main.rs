@@ -23,6 +23,7 @@ mod market;
 mod on_error;
 mod operations;
 mod oracle;
+mod outbox;
 mod payloads;
 mod replay;
 mod retention;
