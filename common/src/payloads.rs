@@ -67,10 +67,18 @@ pub async fn get(link: &Link, payload: &PayloadRef) -> Result<Value, PayloadErro
             GetErrorKind::NotFound => gone("is not in the object store (any more)".into()),
             _ => unavailable(e.to_string()),
         })?;
-        let mut json = Vec::with_capacity(payload.bytes);
         // One more than there may be, so that more is seen.
-        object.take(payload.bytes as u64 + 1).read_to_end(&mut json).await.map_err(|e| unavailable(e.to_string()))?;
-        Ok(json)
+        let mut object = object.take(payload.bytes as u64 + 1);
+        let mut json = Vec::with_capacity(payload.bytes);
+        loop {
+            // What reads for us misses the server that reads for it after 5 s only.
+            let part = tokio::time::timeout(within, object.read_buf(&mut json)).await;
+            match part.map_err(|_| unavailable(format!("nothing came within {within:?}")))? {
+                Ok(0) => return Ok(json),
+                Ok(_) => {}
+                Err(e) => return Err(unavailable(e.to_string())),
+            }
+        }
     };
     let reading = twice(|e| matches!(e, PayloadError::Unavailable(..)), read);
     let json = tokio::time::timeout(WITHIN, reading).await.map_err(|_| unavailable(format!("was not read within {WITHIN:?}")))??;

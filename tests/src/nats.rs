@@ -126,6 +126,10 @@ impl Nats {
     pub fn ended(&self) -> u32 {
         self.ended
     }
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
     /// Its address.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)

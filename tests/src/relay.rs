@@ -1,6 +1,9 @@
-//! A relay before a venue that can keep back what is sent, as a network does at the wrong moment.
+//! A relay before a venue, or nats-server, that can keep back or lose what is sent, as a network does at the wrong moment.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,6 +16,7 @@ pub struct Relay {
     /// Where it listens.
     pub url: String,
     holds: Arc<watch::Sender<bool>>,
+    loses: Arc<AtomicBool>,
     arrived: watch::Receiver<usize>,
     answered: watch::Receiver<usize>,
 }
@@ -26,13 +30,14 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let (holds, (count, arrived), (answers, answered)) = (Arc::new(watch::Sender::new(false)), watch::channel(0), watch::channel(0));
-        let (held, count, answers) = (holds.clone(), Arc::new(count), Arc::new(answers));
+        let loses = Arc::new(AtomicBool::new(false));
+        let (held, lost, count, answers) = (holds.clone(), loses.clone(), Arc::new(count), Arc::new(answers));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(carry(stream, port, held.subscribe(), count.clone(), answers.clone()));
+                tokio::spawn(carry(stream, port, (held.subscribe(), lost.clone()), count.clone(), answers.clone()));
             }
         });
-        Ok(Self { url, holds, arrived, answered })
+        Ok(Self { url, holds, loses, arrived, answered })
     }
 
     /// Keeps back what arrives from now on (`true`), or lets go of all of it.
@@ -40,9 +45,19 @@ impl Relay {
         self.holds.send_replace(holds);
     }
 
+    /// Loses what arrives, and tells nobody, until told otherwise.
+    pub fn lose(&self, loses: bool) {
+        self.loses.store(loses, Ordering::Relaxed);
+    }
+
     /// How many pieces of requests arrived so far, kept back or not.
     pub fn arrived(&self) -> usize {
         *self.arrived.borrow()
+    }
+
+    /// Waits until more than so many pieces of answers came.
+    pub async fn answers(&self, more_than: usize) {
+        let _ = self.answered.clone().wait_for(|n| *n > more_than).await;
     }
 
     /// How many pieces of answers the venue gave so far, whether anybody waited for them or not.
@@ -53,7 +68,7 @@ impl Relay {
 
 type Count = Arc<watch::Sender<usize>>;
 
-async fn carry(stream: TcpStream, port: u16, mut held: watch::Receiver<bool>, count: Count, answered: Count) {
+async fn carry(stream: TcpStream, port: u16, (mut held, lost): (watch::Receiver<bool>, Arc<AtomicBool>), count: Count, answered: Count) {
     let Ok(venue) = TcpStream::connect(("127.0.0.1", port)).await else { return };
     let ((mut from, mut to), (mut answers, mut requests)) = (stream.into_split(), venue.into_split());
     let answering = tokio::spawn(async move {
@@ -70,6 +85,9 @@ async fn carry(stream: TcpStream, port: u16, mut held: watch::Receiver<bool>, co
             break;
         }
         count.send_modify(|n| *n += 1);
+        if lost.load(Ordering::Relaxed) {
+            continue;
+        }
         if held.wait_for(|holds| !holds).await.is_err() || requests.write_all(&buffer[..n]).await.is_err() {
             return;
         }

@@ -1,9 +1,16 @@
 //! Outputs that are too large for a message: in the object store, told by reference, whole where they are used.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, ensure};
 use haltline_client::Status;
-use haltline_common::types::{Names, payload::PayloadRef};
-use haltline_tests::{Site, checks, http, shapes, soon};
+use haltline_common::{
+    Link,
+    config::StorageSettings,
+    payloads, topology,
+    types::{Names, payload::PayloadRef},
+};
+use haltline_tests::{Site, checks, folder::Folder, http, nats::Nats, relay::Relay, shapes, soon};
 use serde_json::{Value, json};
 
 use crate::COMMAND;
@@ -36,7 +43,7 @@ async fn what_is_too_large_for_a_message_goes_by_reference() -> anyhow::Result<(
     ensure!(reference.is_of(&record.correlation.execution_id) && reference.bytes > 300 * 1024, "{reference:?}");
     let longest = events.iter().map(|e| serde_json::to_string(e).map(|s| s.len())).collect::<Result<Vec<_>, _>>()?;
     ensure!(longest.iter().all(|bytes| *bytes < 8192), "{longest:?}");
-    let value = haltline_common::payloads::get(site.client.link(), &reference).await?;
+    let value = payloads::get(site.client.link(), &reference).await?;
     ensure!(value["prices"] == json!([1, 42]) && value["of"].as_str().is_some_and(|s| s.len() == 300 * 1024), "not what was given");
     site.done();
     Ok(())
@@ -86,5 +93,40 @@ async fn a_reference_to_what_is_not_there_or_not_its_own_fails_closed() -> anyho
     ensure!(record.error_type.as_deref() == Some("PayloadMissing") && record.failed_node.as_deref() == Some("take"), "{record:?}");
     ensure!(record.error.as_deref().is_some_and(|e| e.contains("not in the object store")), "{:?}", record.error);
     site.done();
+    Ok(())
+}
+
+/// Where a server of several ends, what the reader of a payload sends is lost, and nobody is told: it is read anew.
+#[tokio::test]
+async fn a_read_that_stops_begins_again_soon() -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let nats = Nats::start(&folder.path().join("nats")).await?;
+    let relay = Relay::start(nats.port()).await?;
+    let names = Names::new("test").map_err(anyhow::Error::msg)?;
+    let link = Link::connect(&relay.url.replace("http", "nats"), names, "test").await?;
+    topology::ensure(&link, &StorageSettings::default()).await?;
+    let book = json!("x".repeat(7 << 20));
+    let json = book.to_string().into_bytes();
+    let reference = PayloadRef::new("exec_a_1", &json);
+    payloads::put(&link, &reference, &json).await?;
+
+    let began = Instant::now();
+    let before = relay.answered();
+    let reading = payloads::get(&link, &reference);
+    let losing = async {
+        // Parts of it have come; the server sends more when it hears that they arrived.
+        tokio::time::timeout(Duration::from_secs(20), relay.answers(before + 8)).await.context("nothing is read")?;
+        let asked = relay.arrived();
+        relay.lose(true);
+        soon("something is lost", async || Ok(relay.arrived() > asked)).await?;
+        relay.lose(false);
+        anyhow::Ok(())
+    };
+    let (value, lost) = tokio::join!(reading, losing);
+    lost?;
+    ensure!(value? == book, "not what was stored");
+    let took = began.elapsed();
+    // It was stopped indeed; and async-nats would have noticed after 5 s, or not at all.
+    ensure!(took > Duration::from_secs(1) && took < Duration::from_millis(4500), "it took {took:?}");
     Ok(())
 }
