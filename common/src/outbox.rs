@@ -28,12 +28,15 @@ use crate::{
 
 /// An unanswered write is sent again after this long; a healthy server answers within milliseconds.
 const RESEND_AFTER: Duration = Duration::from_secs(2);
-/// One that nobody was there to take, after this long: one of several servers that ends hands its streams over within 0.1 s.
+/// One that nobody was there to take, or about which the leader cannot say yet, after this long: one of several servers that
+/// ends hands its streams over within 0.1 s.
 const LEADER_WITHIN: Duration = Duration::from_millis(200);
 /// How often unanswered writes are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Writes sent again at most per look, so that a slow server is not flooded.
 const RESEND_BATCH: usize = 2048;
+/// What the server answers to a write that it would not take at another time either.
+const BAD_REQUEST: u16 = 400;
 /// Room for headers in what the server takes at most.
 const HEADERS_MAX: usize = 1024;
 
@@ -300,10 +303,7 @@ impl<T> Outbox<T> {
         let Some(number) = message.subject.as_str().rsplit('.').next() else { return };
         if message.status.is_some() {
             // No responders: the stream has no leader right now. Batches wait for their time.
-            if let Some(p) = number.parse().ok().and_then(|n: u64| self.pending.get_mut(&n)) {
-                p.due = Instant::now() + LEADER_WITHIN;
-            }
-            return;
+            return self.again_soon(number.parse().unwrap_or_default());
         }
         let ack: PubAck = match serde_json::from_slice(&message.payload) {
             Ok(ack) => ack,
@@ -318,16 +318,25 @@ impl<T> Outbox<T> {
         }
     }
 
+    fn again_soon(&mut self, n: u64) {
+        if let Some(p) = self.pending.get_mut(&n) {
+            p.due = Instant::now() + LEADER_WITHIN;
+        }
+    }
+
     fn take_single(&mut self, n: u64, ack: PubAck) {
         let outcome = match ack.error {
             None => Ok(Stored { seq: ack.seq, duplicate: ack.duplicate, again: false }),
-            // 10071 wrong last sequence, 10164 the same while another write is in flight
-            Some(e) if matches!(e.err_code, 10071 | 10164) => Err(WriteError::Conflict(e.description)),
-            Some(e) if e.code == 503 => {
+            // Wrong last sequence.
+            Some(e) if e.err_code == 10071 => Err(WriteError::Conflict(e.description)),
+            // Another with its id, or on its subject, is with the leader of several servers, and will be stored or get lost:
+            // mostly an earlier copy of it.
+            Some(e) if matches!(e.err_code, 10158 | 10164) => return self.again_soon(n),
+            Some(e) if e.code == BAD_REQUEST => Err(WriteError::Refused(format!("{} ({})", e.description, e.err_code))),
+            Some(e) => {
                 tracing::warn!(error = e.description, "nats-server cannot store now; the write will be repeated");
                 return;
             }
-            Some(e) => Err(WriteError::Refused(format!("{} ({})", e.description, e.err_code))),
         };
         self.answer(n, outcome);
     }

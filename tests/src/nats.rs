@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
-use haltline_server::{Managed, Options, StartError, find_or_fetch};
+use haltline_server::{Cluster, Managed, Options, StartError, find_or_fetch};
 
 use crate::{port, until};
 
@@ -19,6 +19,7 @@ pub struct Nats {
     dir: PathBuf,
     port: u16,
     sync: Option<String>,
+    cluster: Option<Cluster>,
     server: Option<Managed>,
     /// Whether it is to run: not after [`Nats::kill`].
     wanted: bool,
@@ -48,6 +49,7 @@ impl Nats {
                 dir: dir.to_owned(),
                 port: port::free(),
                 sync: sync.clone(),
+                cluster: None,
                 server: None,
                 wanted: true,
                 ended: 0,
@@ -61,13 +63,61 @@ impl Nats {
         }
     }
 
+    /// Starts three that are one cluster.
+    ///
+    /// # Errors
+    /// As [`Nats::start`].
+    pub async fn start_three(dir: &Path) -> anyhow::Result<[Self; 3]> {
+        let binary = binary().await?;
+        let mut tried = 0;
+        loop {
+            let mut all = Self::three(dir, &binary);
+            let [a, b, c] = &mut all;
+            tried += 1;
+            match tokio::try_join!(a.up(), b.up(), c.up()) {
+                Ok(_) => return Ok(all),
+                Err(e) if tried == PORTS_TRIED => return Err(e),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn three(dir: &Path, binary: &Path) -> [Self; 3] {
+        let routes: [u16; 3] = std::array::from_fn(|_| port::free());
+        routes.map(|route| {
+            let others = routes.iter().filter(|other| **other != route);
+            let cluster = Cluster {
+                name: "test".into(),
+                port: route,
+                advertise: format!("127.0.0.1:{route}"),
+                routes: others.map(|other| format!("127.0.0.1:{other}")).collect(),
+            };
+            Self {
+                binary: binary.to_owned(),
+                dir: dir.join(route.to_string()),
+                port: port::free(),
+                sync: None,
+                cluster: Some(cluster),
+                server: None,
+                wanted: true,
+                ended: 0,
+            }
+        })
+    }
+
     /// Starts it (again), at its address.
     ///
     /// # Errors
     /// When it does not come up.
     pub async fn up(&mut self) -> anyhow::Result<()> {
-        let options =
-            Options { port: self.port, sync_interval: self.sync.clone(), ready_within: Duration::from_secs(30), ..Options::new(&self.dir) };
+        let options = Options {
+            port: self.port,
+            sync_interval: self.sync.clone(),
+            name: self.name(),
+            cluster: self.cluster.clone(),
+            ready_within: Duration::from_secs(30),
+            ..Options::new(&self.dir)
+        };
         let server =
             until("the folder is free", Duration::from_secs(5), async || match Managed::start(&self.binary, options.clone()).await {
                 // A child that another test starts right now has a copy of the folder's lock, until it has
@@ -125,6 +175,11 @@ impl Nats {
     /// How often it ended by itself.
     pub fn ended(&self) -> u32 {
         self.ended
+    }
+    /// Its name, as one of several.
+    pub fn name(&self) -> String {
+        let of = |cluster: &Cluster| format!("nats-{}", cluster.port);
+        self.cluster.as_ref().map_or_else(|| "haltline".into(), of)
     }
     /// Its port.
     pub fn port(&self) -> u16 {
