@@ -22,9 +22,7 @@ async fn what_nobody_took_leaves_again_soon() -> anyhow::Result<()> {
     outbox.send((), Write::with_id("late.1".into(), "id", "body")).await;
     let early = tokio::time::timeout(Duration::from_millis(700), outbox.next()).await;
     ensure!(early.is_err(), "answered without a stream: {early:?}");
-    link.js
-        .create_stream(async_nats::jetstream::stream::Config { name: "late".into(), subjects: vec!["late.*".into()], ..Default::default() })
-        .await?;
+    link.js.create_stream(Config { name: "late".into(), subjects: vec!["late.*".into()], ..Default::default() }).await?;
     // What was lost leaves again after 2 s.
     let ((), stored) = tokio::time::timeout(Duration::from_secs(1), outbox.next()).await.context("it did not leave again soon")?;
     let stored = stored?;
