@@ -44,16 +44,7 @@ impl Nats {
         let binary = binary().await?;
         let mut tried = 0;
         loop {
-            let mut nats = Self {
-                binary: binary.clone(),
-                dir: dir.to_owned(),
-                port: port::free(),
-                sync: sync.clone(),
-                cluster: None,
-                server: None,
-                wanted: true,
-                ended: 0,
-            };
+            let mut nats = Self::new(&binary, dir.to_owned(), sync.clone(), None);
             tried += 1;
             match nats.up().await {
                 Ok(()) => return Ok(nats),
@@ -92,17 +83,12 @@ impl Nats {
                 advertise: format!("127.0.0.1:{route}"),
                 routes: others.map(|other| format!("127.0.0.1:{other}")).collect(),
             };
-            Self {
-                binary: binary.to_owned(),
-                dir: dir.join(route.to_string()),
-                port: port::free(),
-                sync: None,
-                cluster: Some(cluster),
-                server: None,
-                wanted: true,
-                ended: 0,
-            }
+            Self::new(binary, dir.join(route.to_string()), None, Some(cluster))
         })
+    }
+
+    fn new(binary: &Path, dir: PathBuf, sync: Option<String>, cluster: Option<Cluster>) -> Self {
+        Self { binary: binary.to_owned(), dir, port: port::free(), sync, cluster, server: None, wanted: true, ended: 0 }
     }
 
     /// Starts it (again), at its address.

@@ -11,8 +11,8 @@ use haltline_common::{
 };
 use haltline_tests::{folder::Folder, nats::Nats, until};
 
-/// A stream that is not there looks like one whose leader has just gone: the write leaves again within
-/// milliseconds of its return, and not when what was lost would.
+/// A stream that is not there looks like one whose leader has just gone: the write leaves again every 0.2 s, and not
+/// when what was lost would.
 #[tokio::test]
 async fn what_nobody_took_leaves_again_soon() -> anyhow::Result<()> {
     let folder = Folder::new()?;
