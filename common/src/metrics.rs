@@ -204,7 +204,7 @@ metrics! {
     Coordinator gauge EXECUTIONS_RUNNING "haltline_executions_running" "Executions that the coordinator in this process holds in memory";
     Coordinator finding EXECUTIONS_WAITING "haltline_executions_waiting" "Executions of this coordinator whose next nodes wait until the control flag lets them start";
     Coordinator finding EXECUTIONS_UNKNOWN "haltline_executions_unknown" "Executions of this coordinator with an effect of unknown outcome, which an operator has to resolve";
-    Coordinator finding EXECUTIONS_STUCK "haltline_executions_stuck" "Executions of this coordinator of which nothing was heard since their lost tasks were emitted again";
+    Coordinator finding EXECUTIONS_STUCK "haltline_executions_stuck" "Executions of this coordinator of which nothing was heard since their lost tasks were emitted again, or that wait for a write that was refused";
     Coordinator gauge INPUT_LAG "haltline_coordinator_input_lag_messages" "Inputs stored in the log that the coordinator has not read yet";
     Coordinator counter RISK_BREACHES "haltline_risk_breaches_total" "Risk limits that the coordinator in this process found breached, refused actions included";
     Coordinator counter RISK_WARNINGS "haltline_risk_warnings_total" "Risk limits that the coordinator in this process found near";

@@ -179,6 +179,7 @@ impl Engine {
             execution,
             revision,
             unanswered: 0,
+            refused: false,
             entries,
             created: Some(entry),
             replies: vec![(waiting.ticket, false)],
@@ -202,15 +203,25 @@ impl Engine {
         self.emit(id, outputs);
     }
 
-    /// The server refuses a write and would again: a fault of ours. A submission is told; anything
-    /// else keeps its floor open, so that a successor tries it again.
+    /// The server refuses a write and would again: a fault of ours. Who asked for it is told. What an execution
+    /// waits for keeps its floor open, so that a successor tries it again, as this one does: it is read anew where
+    /// nothing else is heard of it ([`Engine::look_for_stuck`]), and counted until then.
     pub fn refused(&mut self, write: WriteId, why: &str) {
-        if let Some(Purpose::Create(id)) = self.writes.get(&write)
-            && let Some(Slot::Creating { waiting, entry, entries, .. }) = self.slots.remove(id)
-        {
-            self.writes.remove(&write);
-            self.close(entries, Some(entry));
-            self.refuse(waiting.ticket, ApiError::new(Code::Internal, format!("the record could not be stored: {why}")));
+        match self.writes.remove(&write) {
+            Some(Purpose::Create(id)) => {
+                let Some(Slot::Creating { waiting, entry, entries, .. }) = self.slots.remove(&id) else { return };
+                self.close(entries, Some(entry));
+                self.refuse(waiting.ticket, ApiError::new(Code::Internal, format!("the record could not be stored: {why}")));
+            }
+            Some(Purpose::Command(ticket, _) | Purpose::Resolve(ticket, _)) => {
+                self.refuse(ticket, ApiError::new(Code::Internal, format!("the command could not be stored: {why}")));
+            }
+            Some(Purpose::Output(id) | Purpose::Start(id) | Purpose::Final(id)) => {
+                if let Some(Slot::Live(live)) = self.slots.get_mut(&id) {
+                    live.refused = true;
+                }
+            }
+            None => {}
         }
     }
 

@@ -156,6 +156,7 @@ impl Engine {
             execution,
             revision,
             unanswered: 0,
+            refused: false,
             entries,
             created,
             replies: Vec::new(),

@@ -200,8 +200,10 @@ impl Loading {
 struct Live {
     execution: Execution,
     revision: u64,
-    /// Writes not answered yet.
+    /// Writes not stored yet.
     unanswered: u32,
+    /// One of them never will be: the server has refused it.
+    refused: bool,
     /// Log entries that close when everything is stored.
     entries: Vec<u64>,
     /// The create's entry, likewise.

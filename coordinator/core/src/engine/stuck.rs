@@ -37,7 +37,7 @@ impl Engine {
         let mut suspects = Vec::new();
         for (id, slot) in &mut self.slots {
             let Slot::Live(live) = slot else { continue };
-            if live.unanswered > 0 || self.gated.contains(id) {
+            if (live.unanswered > 0 && !live.refused) || self.gated.contains(id) {
                 continue;
             }
             live.quiet.looks += 1;
@@ -74,9 +74,10 @@ impl Engine {
         std::mem::take(&mut self.repairs)
     }
 
-    /// Executions of which nothing was heard since lost tasks of theirs were emitted again.
+    /// Executions of which nothing was heard since lost tasks of theirs were emitted again, and those that wait for
+    /// a write that was refused.
     pub fn stuck(&self) -> u64 {
-        let stuck = |slot: &&Slot| matches!(slot, Slot::Live(live) if live.quiet.repaired);
+        let stuck = |slot: &&Slot| matches!(slot, Slot::Live(live) if live.quiet.repaired || live.refused);
         self.slots.values().filter(stuck).count() as u64
     }
 

@@ -1,9 +1,16 @@
-//! The engine by example: what it sends after an answer that was long in coming.
+//! The engine by example: what it sends after an answer that was long in coming, and after one that says no.
 
 use std::sync::Arc;
 
-use haltline_core::{Beside, Body, Engine, Execution, Guard, Limits, LogMessage, Out, Output, Plan};
-use haltline_types::{Timestamp, control::Gate, record::Record, submit::Submit, task::Task};
+use haltline_core::{Beside, Body, Engine, Execution, Guard, Limits, Loaded, LogMessage, Out, Output, Plan};
+use haltline_types::{
+    Timestamp,
+    control::Gate,
+    error::Code,
+    record::Record,
+    submit::{Cancel, Reply, Submit},
+    task::Task,
+};
 use serde_json::json;
 
 use crate::{
@@ -21,6 +28,14 @@ fn writes(engine: &mut Engine) -> Vec<(u64, Body)> {
 /// An engine whose first event of an execution of two nodes that run at once is on its way; with the number of that
 /// write, and the tasks as another coordinator sends them.
 fn waiting() -> (Engine, u64, Vec<Task>) {
+    let (engine, start, record, plan) = created();
+    let tasks = Execution::accept(record, plan).decide_all(true).into_iter();
+    let tasks = tasks.filter_map(|o| if let Output::Task(task) = o { Some(*task) } else { None }).collect();
+    (engine, start, tasks)
+}
+
+/// The same, with its record and plan.
+fn created() -> (Engine, u64, Record, Arc<Plan>) {
     let plan = Arc::new(Plan::compile(&definition("w", vec![node("a", "give", &[]), node("b", "give", &[])]), &types()).expect("valid"));
     let mut engine = Engine::new(LIMITS, 0, 0);
     engine.set_guard(Guard::of(Gate::Open));
@@ -32,9 +47,7 @@ fn waiting() -> (Engine, u64, Vec<Task>) {
     engine.stored(create, 1);
     let start = writes(&mut engine);
     let [(start, Body::Note(_))] = &start[..] else { panic!("more than the first event: {start:?}") };
-    let tasks = Execution::accept(record, plan).decide_all(true).into_iter();
-    let tasks = tasks.filter_map(|o| if let Output::Task(task) = o { Some(*task) } else { None }).collect();
-    (engine, *start, tasks)
+    (engine, *start, record, plan)
 }
 
 fn tasks(engine: &mut Engine) -> Vec<(String, bool)> {
@@ -59,4 +72,42 @@ fn what_waited_for_a_write_that_was_sent_again_others_may_have_had() {
     engine.sent_again(start);
     engine.stored_before(start, 1);
     assert_eq!(tasks(&mut engine), [("a".to_owned(), true), ("b".to_owned(), true)]);
+}
+
+#[test]
+fn what_a_server_refuses_is_counted_and_tried_again() {
+    let (mut engine, start, record, plan) = created();
+    let id = record.correlation.execution_id.clone();
+    engine.refused(start, "too large");
+    assert_eq!(engine.stuck(), 1);
+    for _ in 0..6 {
+        assert_eq!(engine.take(), None);
+        engine.look_for_stuck();
+    }
+    let Some(Out::Load(of, None)) = engine.take() else { panic!("not read again") };
+    assert_eq!(of, id);
+    let record = Some((record, 1));
+    engine.loaded(&id, Loaded { record, plan: Some(plan), queued: Vec::new(), history: Vec::new(), anothers: false });
+    let again = writes(&mut engine);
+    assert!(matches!(again[..], [(_, Body::Start(_))]), "{again:?}");
+    // A successor would have to try it, too.
+    assert_eq!(engine.floors(9).1, 0);
+    engine.stored(again[0].0, 1);
+    let tasks = writes(&mut engine);
+    assert_eq!(tasks.len(), 2);
+    tasks.into_iter().for_each(|(id, _)| engine.stored(id, 1));
+    assert_eq!(engine.floors(9).1, 9);
+}
+
+#[test]
+fn who_asked_for_what_a_server_refuses_is_told() {
+    let (mut engine, start, record, _) = created();
+    engine.stored(start, 1);
+    writes(&mut engine);
+    let execution_id = record.correlation.execution_id;
+    engine.cancel(7, Cancel { execution_id, reason: "r".into(), by: "b".into() }, Timestamp(2));
+    let Some((command, Body::Command(_))) = writes(&mut engine).pop() else { panic!("no command") };
+    engine.refused(command, "too large");
+    let Some(Out::Reply(7, Reply::Error(e))) = engine.take() else { panic!("no answer") };
+    assert_eq!((e.code, e.message.as_str()), (Code::Internal, "the command could not be stored: too large"));
 }

@@ -368,9 +368,11 @@ impl Fleet {
         self.exits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Panics that services' logs tell, as `worker-1: ...`.
-    pub fn panics(&self) -> Vec<String> {
-        self.logged("panicked at").into_iter().map(|(name, line)| format!("{name}: {line}")).collect()
+    /// What services' logs tell that must never be, whatever came of it: the kind of it, and who told it, as
+    /// `worker-1: ...`.
+    pub fn told_against(&self) -> Vec<(&'static str, String)> {
+        let lines = |kind, what| self.logged(what).into_iter().map(move |(name, line)| (kind, format!("{name}: {line}")));
+        lines("panic", "panicked at").chain(lines("refused write", "a write was refused")).collect()
     }
 
     /// Ids of the tasks that coordinators found to have got lost and emitted again.

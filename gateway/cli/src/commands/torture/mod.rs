@@ -299,8 +299,8 @@ async fn torture(args: &Args, seed: u64, folder: &Path, context: Context) -> any
     found.violations.extend(checked.violations.iter().cloned());
     let mut found = Findings { violations: found.violations, ..checked };
     let checked_kinds: std::collections::BTreeSet<_> = found.violations.iter().map(|v| v.kind).collect();
-    for line in fleet.panics() {
-        found.add("panic", "", line);
+    for (kind, line) in fleet.told_against() {
+        found.add(kind, "", line);
     }
     if let Some(caught) = &caught {
         let healed = caught.violations.iter().filter(|v| !checked_kinds.contains(v.kind));

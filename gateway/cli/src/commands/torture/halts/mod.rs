@@ -91,8 +91,8 @@ pub async fn run(args: &Args, halts: u32, seed: u64, folder: &Path, context: Con
     let ledger = fleet.remains().await?.ledger;
     let within = i64::try_from(CONFIRMED_WITHIN.as_millis())?;
     let mut found = check::judge(&all, &shapes::orders(&workflows), &ledger, within);
-    for line in fleet.panics() {
-        found.add("panic", "", line);
+    for (kind, line) in fleet.told_against() {
+        found.add(kind, "", line);
     }
     let lines: Vec<String> = all.iter().filter_map(|h| serde_json::to_string(h).ok()).collect();
     std::fs::write(folder.join("halts.jsonl"), lines.join("\n") + "\n")?;
