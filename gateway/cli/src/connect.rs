@@ -52,22 +52,23 @@ fn not_installed(link: &Link) -> ApiError {
 /// `Unavailable` if it is not there after a while.
 pub async fn installed(link: &Link) -> anyhow::Result<()> {
     let stream = link.names.tasks_stream();
-    let mut told = false;
+    let mut last = None;
     let wait = async {
-        loop {
-            match js::stream_info(link, &stream).await {
-                Ok(_) => return,
-                Err(e) if !told => {
-                    tracing::info!(reason = %e, "waiting for the installation; a coordinator creates it");
-                    told = true;
-                }
-                Err(_) => {}
+        while let Err(e) = js::stream_info(link, &stream).await {
+            if last.is_none() {
+                tracing::info!(reason = %e, "waiting for the installation; a coordinator creates it");
             }
+            last = Some(e);
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
     if tokio::time::timeout(INSTALLED_WITHIN, wait).await.is_ok() {
         return Ok(());
     }
-    Err(not_installed(link).into())
+    Err(match last {
+        // As in a cluster that begins anew: it may be there.
+        Some(e) if !e.is_missing() => ApiError::new(Code::Unavailable, format!("whether there is an installation cannot be told: {e}")),
+        _ => not_installed(link),
+    }
+    .into())
 }
