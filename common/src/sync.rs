@@ -31,7 +31,7 @@ const ALONE: usize = 4;
 /// A burst that takes more than so many single writes may have been synced message by message. On an idle
 /// machine a burst takes 3 to 6 without syncs and 30 to 50 with them.
 const SYNCED_FROM: f64 = 14.0;
-/// And it takes more than so many times what as many repeats take: 0.6 to 2.4 without syncs, 28 to 76 with them, on
+/// And it takes more than so many times what as many repeats take: 0.6 to 2.4 without syncs, 24 to 76 with them, on
 /// two cores with 400 executions in flight, alone and beside four loops that take what they get.
 const OVER_REPEATS: f64 = 4.0;
 /// In most rounds beside such a load something is slow; in so many something of everything is not.
