@@ -259,10 +259,12 @@ impl<T> Outbox<T> {
         }
         while let Some(next) = self.leaving.front() {
             if let Some(p) = self.pending.get_mut(&next.n) {
-                if std::mem::replace(&mut p.tried, true) {
+                if p.tried {
                     p.write.headers.insert(AGAIN, "1");
                 }
                 publish(&self.link, &self.prefix, next.n, next.place, &p.write).await;
+                // Not before: where this is cancelled here, it was not sent.
+                p.tried = true;
             }
             self.leaving.pop_front();
         }
