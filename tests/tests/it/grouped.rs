@@ -4,6 +4,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context, bail, ensure};
+use futures_util::FutureExt;
 use haltline_common::{
     Link,
     config::StorageSettings,
@@ -95,6 +96,27 @@ async fn every_write_of_a_batch_is_told_where_it_is() -> anyhow::Result<()> {
     }
     ensure!(metrics::WRITES_GROUPED.get() - before >= 1400, "writes were not grouped");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_write_whose_sending_was_given_up_does_not_count_as_sent() -> anyhow::Result<()> {
+    let synced = Synced::start().await?;
+    let mut outbox = Outbox::open(&synced.link).await?;
+    // More than a task may send before it has to let others run.
+    for n in 0..400 {
+        outbox.send(n, synced.event(n)).await;
+    }
+    let all = async {
+        while !outbox.is_empty() {
+            // As in a loop that has other things to do: wherever it is, it is dropped.
+            match outbox.next().now_or_never() {
+                Some((n, stored)) => ensure!(!stored?.again, "{n} was sent once, and may be there twice"),
+                None => tokio::task::yield_now().await,
+            }
+        }
+        Ok(())
+    };
+    tokio::time::timeout(PATIENCE, all).await.context("no answer")?
 }
 
 #[tokio::test]
