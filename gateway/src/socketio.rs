@@ -174,7 +174,11 @@ impl Session {
     async fn run(mut self) {
         metrics::WS_CLIENTS.set(self.app.sessions.len() as u64);
         let _ = self.serve().await;
-        let _ = self.socket.disconnect();
+        // Where its buffer is full, this changes nothing: who floods, and reads nothing, would stay.
+        let until = Instant::now() + STALLED_AFTER;
+        while self.socket.clone().disconnect().is_err() && Instant::now() < until && !self.app.stop.is_cancelled() {
+            tokio::time::sleep(AGAIN[1]).await;
+        }
         metrics::WS_CLIENTS.set((self.app.sessions.len() as u64).saturating_sub(1));
     }
 
