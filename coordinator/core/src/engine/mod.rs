@@ -200,9 +200,9 @@ impl Loading {
 struct Live {
     execution: Execution,
     revision: u64,
-    /// Writes not stored yet.
+    /// Writes not answered yet, and those that were refused.
     unanswered: u32,
-    /// One of them never will be: the server has refused it.
+    /// One of them was refused: it is never answered by anything else.
     refused: bool,
     /// Log entries that close when everything is stored.
     entries: Vec<u64>,
